@@ -1,0 +1,1 @@
+"""Running a plan step by step on a device."""

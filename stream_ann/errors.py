@@ -1,0 +1,134 @@
+"""Every error that stream_ann raises on purpose.
+
+Each one says what went wrong, with which value, and what to do about it, in one line that can be shown to a user as it
+is. The tree::
+
+    StreamAnnError
+    ├── SourceError            a source cannot be opened or read
+    │   ├── SourceNotFoundError    there is nothing at that name
+    │   ├── UnsupportedSourceError it is there, but nothing in it can be shown as frames
+    │   └── DecodeError            one frame is damaged (counted, and the run goes on)
+    ├── WeightsError           weights or their card cannot be used
+    │   ├── UnknownWeightsError    no weights of that name
+    │   ├── CardError              the card is malformed, or does not fit its weights
+    │   └── CorruptWeightsError    the file's content is not what its card says
+    ├── OutputError            an output cannot be written
+    ├── DeviceError            the device asked for cannot be used
+    ├── MissingExtraError      an optional dependency is not installed
+    └── UsageError             an option has a value that makes no sense
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CardError",
+    "CorruptWeightsError",
+    "DecodeError",
+    "DeviceError",
+    "MissingExtraError",
+    "OutputError",
+    "SourceError",
+    "SourceNotFoundError",
+    "StreamAnnError",
+    "UnknownWeightsError",
+    "UnsupportedSourceError",
+    "UsageError",
+    "WeightsError",
+    "nearest",
+]
+
+
+class StreamAnnError(Exception):
+    """Base of all errors that stream_ann raises on purpose.
+
+    Args:
+        what: What went wrong, with the value that caused it, in lower case and without a final full stop.
+        remedy: What the user can do about it, likewise. Empty where there is nothing to add.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what, remedy)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
+
+
+class SourceError(StreamAnnError):
+    """A source cannot be opened or read."""
+
+
+class SourceNotFoundError(SourceError):
+    """There is no file, folder or device at the name given."""
+
+
+class UnsupportedSourceError(SourceError):
+    """The source exists, but it holds nothing that can be shown as frames."""
+
+
+class DecodeError(SourceError):
+    """One frame of a source is damaged. The reader counts it and goes on."""
+
+
+class WeightsError(StreamAnnError):
+    """Weights or their card cannot be used."""
+
+
+class UnknownWeightsError(WeightsError):
+    """No weights of that name or path."""
+
+
+class CardError(WeightsError):
+    """The weights card is malformed, or does not fit the weights beside it."""
+
+
+class CorruptWeightsError(WeightsError):
+    """The content of a weights file is not what its card says."""
+
+
+class OutputError(StreamAnnError):
+    """An output cannot be written."""
+
+
+class DeviceError(StreamAnnError):
+    """The device asked for does not exist here or cannot be used."""
+
+
+class MissingExtraError(StreamAnnError):
+    """An optional dependency is not installed.
+
+    Args:
+        extra: The extra of this package that brings it, e.g. ``"pretrained"``.
+        module: The module that could not be imported.
+    """
+
+    def __init__(self, extra: str, module: str) -> None:
+        super().__init__(f"this needs '{module}', which is not installed", f"run: pip install 'stream-ann[{extra}]'")
+        self.extra = extra
+        self.module = module
+
+
+class UsageError(StreamAnnError):
+    """An option has a value that makes no sense."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: ``"did you mean 'x'?"``, or the known names where none is near.
+
+    Args:
+        name: What the user wrote.
+        known: What they could have written.
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    if close:
+        original = next(n for n in names if n.lower() == close[0])
+        return f"did you mean '{original}'?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    return f"known: {shown}"
