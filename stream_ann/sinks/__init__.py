@@ -1,0 +1,11 @@
+"""Sinks: where results go."""
+
+from __future__ import annotations
+
+from stream_ann.sinks.jsonl import JsonlSink
+from stream_ann.sinks.sink import Sink
+from stream_ann.sinks.terminal import TerminalView, summary_table
+from stream_ann.sinks.video import VideoSink
+from stream_ann.sinks.worker import SinkWorker
+
+__all__ = ["JsonlSink", "Sink", "SinkWorker", "TerminalView", "VideoSink", "summary_table"]

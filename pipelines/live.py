@@ -1,0 +1,327 @@
+"""Live classification: source, reader thread, slot, scheduler, engine; and views and files for the command line."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+from rich.console import Console
+
+from pipelines.signals import stop_on_signals
+from stream_ann import weights as weights_room
+from stream_ann.clock import MonotonicClock
+from stream_ann.engines import open_engine
+from stream_ann.errors import StreamAnnError, UsageError, nearest
+from stream_ann.frames import Counts, FrameResult
+from stream_ann.ingest import Reader, Slot, Source, source_from
+from stream_ann.nets.contract import Plan
+from stream_ann.overlay import Overlay
+from stream_ann.readout import readout_named
+from stream_ann.scheduler import Confident, Deadline, Policy, Scheduler, UntilNextFrame
+from stream_ann.sinks import JsonlSink, SinkWorker, TerminalView, VideoSink
+from stream_ann.stats import LiveStats, LiveStatus, StatsSnapshot
+from stream_ann.text import clean
+
+__all__ = ["LiveRun", "LiveSummary", "ViewName", "live", "warn", "watch"]
+
+ViewName = Literal["auto", "terminal", "none"]
+
+OPEN_TIMEOUT_S = 15.0
+"""How long a source may take to give its first sign of life."""
+
+FINISH_TIMEOUT_S = 60.0
+"""How long outputs may take to write what still waits when a run has come to its end."""
+INTERRUPTED_TIMEOUT_S = 1.5
+"""The same for a run that was interrupted: what cannot be written in this time is dropped and counted."""
+PUT_TIMEOUT_S = 0.5
+"""How long a live run waits for an output that cannot keep up, before it drops a result."""
+LOSSLESS_PUT_TIMEOUT_S = 30.0
+"""The same for a run that must lose nothing."""
+
+
+class LiveRun(Iterator[FrameResult]):
+    """A running live classification: iterate over it for results. Made by :func:`live`.
+
+    Frames are taken and refined in the thread that iterates: while its loop body runs nothing is refined, and newer
+    frames replace older ones, which is counted. Leaving the loop through ``close()``, a ``with`` block or the end of
+    the iterator's life stops the reader thread.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        loaded: weights_room.Weights,
+        *,
+        device: str,
+        policy: Policy,
+        readout: str,
+        top_k: int,
+        max_frames: int | None,
+        realtime: bool,
+        on_warning: Callable[[str], None] | None,
+    ) -> None:
+        self.card = loaded.card
+        """The weights card."""
+        self.plan: Plan = loaded.plan
+        """The plan that is run."""
+        self.source = source
+        """The source."""
+        chosen = readout_named(
+            readout,
+            exits=len(self.plan),
+            accuracies=self.card.accuracies,
+            weights=self.card.readout_weights,
+        )
+        self.lossless = not (realtime or source.live)
+        """Whether frames wait for their turn instead of being replaced."""
+        clock = MonotonicClock()
+        self.engine = open_engine(loaded.net, loaded.card.preprocessing, device=device)
+        """The engine that runs the plan."""
+        self.stats = LiveStats(len(self.plan))
+        """Figures of the run so far; safe to read from any thread."""
+        self._slot = Slot(clock, lossless=self.lossless)
+        self._scheduler = Scheduler(
+            self.engine, self._slot, clock, classes=self.card.classes, policy=policy, readout=chosen, top_k=top_k
+        )
+        self._reader = Reader(source, self._slot, clock, realtime=realtime, on_warning=on_warning)
+        self._left = max_frames
+        self._given = 0
+        self._closed = False
+        self._last: FrameResult | None = None
+        self._results = self._scheduler.results()
+        self._reader.start()
+        try:
+            self._reader.wait_opened(OPEN_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> FrameResult:
+        if self._left == 0:
+            self.close()
+            raise StopIteration
+        try:
+            result = next(self._results)
+        except BaseException:  # the end of the source, its error, Ctrl-C: in each case nothing may be left running
+            self.close()
+            raise
+        if self._left is not None:
+            self._left -= 1
+        self._given += 1
+        self._last = result
+        self.stats.add(result)
+        self.stats.set_counts(self.counts)
+        return result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_reader"):
+            self.close()
+
+    @property
+    def counts(self) -> Counts:
+        """Where the frames have gone so far. After :meth:`close`, ``frames_in == results + replaced + corrupt``."""
+        read = self._reader.counts
+        slot = self._slot.counts
+        # a frame whose refinement an exception cut short was taken, but has no result
+        unfinished = slot.taken - self._given if self._closed else 0
+        return Counts(read.frames_in, self._given, slot.replaced + unfinished, read.corrupt)
+
+    def status(self) -> LiveStatus:
+        """What a view shows at this moment. Safe to call from any thread."""
+        partial, last = self._scheduler.partial, self._last
+        return LiveStatus(
+            stats=self.stats.snapshot(),
+            result=last,
+            label=partial.label if partial else "",
+            confidence=partial.confidence if partial else 0.0,
+            exits=partial.exits if partial else (),
+        )
+
+    def stop(self) -> None:
+        """Ask the run to end after the present frame. Safe to call from any thread and from a signal handler."""
+        self._scheduler.stop()
+
+    def close(self) -> None:
+        """Stop the reader thread and release the device. May be called more than once."""
+        self._closed = True
+        self._scheduler.stop()
+        self._slot.close()
+        self._reader.stop()
+        self.stats.set_counts(self.counts)
+        self.engine.close()
+
+
+def live(
+    source: str | os.PathLike[str] | Source,
+    *,
+    weights: str | os.PathLike[str] = "imagenet",
+    device: str = "auto",
+    deadline_ms: float | None = None,
+    confidence: float | None = None,
+    readout: str = "latest",
+    top_k: int = 5,
+    max_frames: int | None = None,
+    realtime: bool = True,
+    on_warning: Callable[[str], None] | None = None,
+) -> LiveRun:
+    """Classify a stream, refining each frame until the next one arrives.
+
+    Args:
+        source: ``"demo"``, a webcam (``0``, ``/dev/video0``), a video file, a folder or glob of images,
+            ``pattern:640x360@25``, or a source object.
+        weights: Name of bundled weights, or path of a weights file or its card.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        deadline_ms: Stop refining a frame when the next step would end later than this after its arrival.
+        confidence: Stop refining a frame once its answer is at least this probable.
+        readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.
+        top_k: How many classes each result lists.
+        max_frames: End after this many results.
+        realtime: Play files at the pace of their timestamps. If False, frames come as fast as they are taken and
+            none is lost; each is then refined as deep as ``deadline_ms`` and ``confidence`` allow.
+        on_warning: Called with one line for everything that went wrong without ending the run, from the reader thread.
+
+    Returns:
+        An iterator of :class:`~stream_ann.frames.FrameResult`, which is also a context manager.
+
+    Raises:
+        SourceError: If the source cannot be opened, or fails later on.
+        WeightsError: If the weights cannot be used.
+        DeviceError: If the device cannot be used.
+        UsageError: If an option makes no sense.
+    """
+    if top_k < 1:
+        raise UsageError(f"top-k must be at least 1, got {top_k}")
+    if max_frames is not None and max_frames < 1:
+        raise UsageError(f"max-frames must be at least 1, got {max_frames}")
+    policy: Policy = UntilNextFrame()
+    if deadline_ms is not None:
+        policy = policy & Deadline(deadline_ms)
+    if confidence is not None:
+        policy = policy & Confident(confidence)
+    opened = source_from(source) if isinstance(source, str | os.PathLike) else source
+    return LiveRun(
+        opened,
+        weights_room.load(weights),
+        device=device,
+        policy=policy,
+        readout=readout,
+        top_k=top_k,
+        max_frames=max_frames,
+        realtime=realtime,
+        on_warning=on_warning,
+    )
+
+
+def _close_all(workers: list[SinkWorker], timeout_s: float) -> None:
+    """Finish all outputs within a time that they share."""
+    until_s = time.monotonic() + timeout_s
+    for worker in workers:
+        worker.close(timeout_s=max(0.1, until_s - time.monotonic()))
+
+
+def warn(console: Console, line: str) -> None:
+    """Print one line of warning, whatever characters are in it."""
+    console.print(f"warning: {clean(line)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSummary:
+    """What there is to say at the end of a run."""
+
+    stats: StatsSnapshot
+    exit_names: tuple[str, ...]
+    elapsed_s: float
+    interrupted: bool
+    dropped: dict[str, int]
+    """For each file or stream written, how many results it lost because it could not keep up or failed."""
+    errors: tuple[StreamAnnError, ...]
+    """What went wrong with outputs; the run went on without them."""
+
+
+def watch(
+    run: LiveRun,
+    *,
+    console: Console,
+    view: str = "auto",
+    record: str | os.PathLike[str] | None = None,
+    events: str | os.PathLike[str] | None = None,
+) -> LiveSummary:
+    """Show a run and write it to files until it ends or is interrupted.
+
+    Args:
+        run: A run of :func:`live`; closed at the end.
+        console: Where the terminal view is drawn and warnings are printed.
+        view: ``"terminal"``, ``"none"``, or ``"auto"``: the terminal if the console is one.
+        record: File for the video with overlay (mp4, mkv or webm). A file that is there already is kept as
+            ``NAME.previous.EXT``; so with ``events``.
+        events: File for one JSON object a frame and line, ``-`` for standard output.
+
+    Raises:
+        UsageError: If the view does not exist.
+        OutputError: If an output cannot be written.
+        SourceError: If the source fails.
+    """
+    if view not in get_args(ViewName):
+        raise UsageError(f"no view is called '{view}'", nearest(view, get_args(ViewName)))
+    names = run.plan.exit_names
+    workers: list[SinkWorker] = []
+    sinks: list[JsonlSink | VideoSink] = []
+    errors: list[StreamAnnError] = []
+    shown = view == "terminal" or (view == "auto" and console.is_terminal)
+    put_timeout_s = LOSSLESS_PUT_TIMEOUT_S if run.lossless else PUT_TIMEOUT_S
+    completed = False
+    begun_s = time.monotonic()
+    with ExitStack() as stack:
+        stack.callback(run.close)
+        stack.callback(lambda: _close_all(workers, FINISH_TIMEOUT_S if completed else INTERRUPTED_TIMEOUT_S))
+
+        def failed(error: StreamAnnError) -> None:
+            errors.append(error)
+            warn(console, str(error))
+            if not shown and all(worker.error is not None for worker in workers):
+                run.stop()  # nobody would see what comes now
+
+        def attach(sink: JsonlSink | VideoSink) -> None:
+            sinks.append(sink)
+            workers.append(SinkWorker(sink, timeout_s=put_timeout_s, on_error=failed))
+
+        if events is not None:
+            attach(JsonlSink(events))
+        if record is not None:
+            overlay = Overlay(names)
+            attach(VideoSink(Path(record), draw=lambda result: overlay.draw(result, run.stats.snapshot())))
+        if shown:
+            stack.enter_context(TerminalView(run.source.name, names, run.status, console=console))
+        came = stack.enter_context(stop_on_signals(run.stop))
+        for result in run:
+            for worker in workers:
+                worker.put(result)
+        completed = not came.is_set()
+    for path in (sink.previous for sink in sinks):
+        if path is not None:
+            warn(console, f"the file that was there before is now '{path}'")
+    return LiveSummary(
+        stats=run.stats.snapshot(),
+        exit_names=names,
+        elapsed_s=time.monotonic() - begun_s,
+        interrupted=came.is_set(),
+        dropped={worker.name: worker.dropped for worker in workers if worker.dropped},
+        errors=tuple(errors),
+    )

@@ -1,0 +1,143 @@
+"""Results as JSON Lines: one result, one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from stream_ann.errors import OutputError
+from stream_ann.frames import FrameResult
+from stream_ann.sinks.files import check_writable, keep_previous, output_error
+
+__all__ = ["JsonlSink"]
+
+
+class JsonlSink:
+    """Writes each result as one line of strict JSON in UTF-8, the keys as in :meth:`FrameResult.as_event`.
+
+    A line is written at once and whole, so that a run that is killed, or finds the disk full, leaves whole lines only,
+    and ``tail -f`` shows a result when it is there. Numbers that JSON cannot say (NaN, infinities) become null.
+
+    A file that exists already is neither mixed with the new run nor lost to it: with the first result it is moved to
+    ``NAME.previous.EXT`` beside it (where it replaces an older one), and a new file begins. A run that ends before its
+    first result changes nothing.
+
+    Args:
+        path: The file, or ``"-"`` for standard output.
+
+    Attributes:
+        previous: Where a file that existed before is now; None before the first result, and where none existed.
+
+    Raises:
+        OutputError: If the file cannot be written, which is found out without touching it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.previous: Path | None = None
+        self._closed = False
+        self._stream: TextIO | None = None
+        self._path: Path | None = None
+        self._fd: int | None = None
+        self._size: int | None = None
+        if os.fspath(path) == "-":
+            self._use_stdout()
+        else:
+            self._path = Path(path)
+            check_writable(self._path)
+
+    @property
+    def name(self) -> str:
+        """The file's name as it was given, or ``standard output``."""
+        return "standard output" if self._path is None else str(self._path)
+
+    def write(self, result: FrameResult) -> None:
+        """Write one line.
+
+        Raises:
+            OutputError: If it cannot be written whole; none of it is left in the file then.
+        """
+        if self._closed:
+            raise OutputError(f"cannot write '{self.name}': it is closed already")
+        line = _strict_json(result.as_event()) + "\n"
+        try:
+            if self._stream is not None:
+                self._stream.write(line)
+                self._stream.flush()
+                return
+            if self._fd is None:
+                self._open()
+            # Lone surrogates (from undecodable names) have no UTF-8; as \udcxx they are still valid JSON.
+            self._write_whole(line.encode("utf-8", "backslashreplace"))
+        except BrokenPipeError as error:
+            raise OutputError(f"{self.name} was closed by its reader", "keep the reader running") from error
+        except OSError as error:
+            raise output_error(self.name, error) from error
+
+    def close(self) -> None:
+        """Close the file; standard output stays open."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._path is not None and self._fd is not None:
+            fd, self._fd = self._fd, None
+            try:
+                os.close(fd)
+            except OSError as error:  # network file systems report a full disk only here
+                raise output_error(self.name, error) from error
+
+    def _use_stdout(self) -> None:
+        if sys.stdout is None:
+            raise OutputError("cannot write to standard output: it is closed", "name a file")
+        try:
+            # Past Python's buffer: what it holds back when the reader has gone would fail again, loudly, at exit.
+            self._fd = sys.stdout.fileno()
+            sys.stdout.flush()
+        except (AttributeError, io.UnsupportedOperation):  # replaced by something that is not a file
+            self._stream = sys.stdout
+        except (OSError, ValueError) as error:
+            raise OutputError("cannot write to standard output: it is closed", "name a file") from error
+
+    def _open(self) -> None:
+        assert self._path is not None
+        self.previous = keep_previous(self._path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        self._fd = os.open(self._path, flags, 0o666)
+        status = os.fstat(self._fd)
+        self._size = status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def _write_whole(self, data: bytes) -> None:
+        assert self._fd is not None
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]  # one call, unless a disk or a pipe takes only part of it
+        except OSError:
+            if self._size is not None and len(rest) < len(data):
+                os.ftruncate(self._fd, self._size)
+            raise
+        if self._size is not None:
+            self._size += len(data)
+
+
+def _strict_json(event: dict[str, Any]) -> str:
+    try:
+        return json.dumps(event, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(event), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None in place of every number that JSON cannot say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

