@@ -73,8 +73,8 @@ class FrameSlot(Protocol):
         ...
 
     @property
-    def waiting_arrival_s(self) -> float | None:
-        """Arrival of the frame that waits, or None."""
+    def next_arrival_s(self) -> float | None:
+        """Arrival of the first frame since the last one taken, though others may have replaced it; None without one."""
         ...
 
     def take(self, timeout_s: float) -> tuple[Frame, int] | None:
@@ -331,7 +331,7 @@ class Scheduler:
     def _budget_ms(self, frame: Frame, ended: Ended) -> float | None:
         """The deadline, or the gap to the newer frame that ended this one, whichever is shorter."""
         known = [] if self._policy.deadline_s is None else [self._policy.deadline_s]
-        newer_s = self._slot.waiting_arrival_s if ended == "newer-frame" else None
+        newer_s = self._slot.next_arrival_s if ended == "newer-frame" else None
         if newer_s is not None:
             known.append(newer_s - frame.arrival_s)
         return min(known) * 1e3 if known else None

@@ -53,6 +53,7 @@ class TestUntilNextFrame:
         assert [r.frame.index for r in results] == [0, 3]
         assert [len(r.exits) for r in results] == [1, 2]
         assert results[1].replaced_before == 2
+        assert results[0].budget_ms == pytest.approx(1)  # the first that came, not the last
         assert slot.counts.replaced == 2
 
     def test_the_answer_is_that_of_its_own_frame_at_every_depth(self):

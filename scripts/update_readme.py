@@ -1,0 +1,104 @@
+"""Write the tables of the README from what the benchmarks measured and the cards say.
+
+    python -m scripts.update_readme           # write them
+    python -m scripts.update_readme --check   # fail if the README says anything else
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stream_ann.weights import read_card
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def result(name: str) -> dict[str, Any]:
+    """One benchmark's JSON."""
+    report: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return report
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def weights_table() -> str:
+    """The exits of the bundled weights."""
+    card = read_card("imagenet")
+    assert card.validation is not None
+    rows, spent = [], 0
+    for number, step in enumerate(card.steps):
+        spent += step.macs
+        assert step.accuracy is not None
+        rows.append(
+            [str(number), step.name, f"{step.macs / 1e6:.0f}", f"{spent / 1e6:.0f}", f"{100 * step.accuracy:.1f} %"]
+        )
+    text = table(["exit", "member", "MMACs", "MMACs so far", "agreement"], rows)
+    return f"{text}\n\n{card.validation.measure[0].upper()}{card.validation.measure[1:]}, on {card.validation.data}."
+
+
+def measured_table() -> str:
+    """What steps cost, and the demo clip live."""
+    report = result("steps")
+    threads = report["results"]["default_threads"]
+    (steps,) = [s for s in report["results"]["steps"] if s["threads"] == threads]
+    (live,) = [s for s in report["results"]["live"] if s["threads"] == threads]
+    machine, versions = report["machine"], report["versions"]
+    longest_ms = max(step["p50_ms"] for step in steps["steps"])
+    wait, beyond = live["wait_for_first_step"], live["of_which_after_the_running_step"]
+    share = ", ".join(f"{n} exits {count}" for n, count in live["frames_by_exits_reached"].items() if count)
+    rows = [
+        ["a whole plan step by step, p50", f"{steps['stepped']['p50_ms']:.1f} ms"],
+        ["the same members in one uninterrupted run, p50", f"{steps['uninterrupted']['p50_ms']:.1f} ms"],
+        ["step by step over uninterrupted (median of ratios)", f"{steps['median_of_ratios']:.3f}"],
+        ["longest step, p50", f"{longest_ms:.1f} ms"],
+        ["new frame's arrival to its first step, p50 / p99", f"{wait['p50_ms']:.1f} / {wait['p99_ms']:.1f} ms"],
+        ["the same, after the end of the running step, p99", f"{beyond['p99_ms']:.2f} ms"],
+        ["demo clip live: frames in / answered / replaced", f"{live['frames_in']} / {live['answered']} / {live['replaced']}"],
+        ["first answer, p50 / p99", f"{live['first_answer']['p50_ms']:.1f} / {live['first_answer']['p99_ms']:.1f} ms"],
+        ["frames by exits reached", share],
+    ]
+    where = (
+        f"On {machine['processor']}, {machine['cores']} cores, {threads} torch thread{'s' if threads > 1 else ''}, "
+        f"torch {versions['torch'].split('+')[0]}, float32, `{report['command']}`:"
+    )
+    return f"{where}\n\n{table(['figure', 'measured'], rows)}"
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"weights": weights_table, "measured": measured_table}
+
+
+def updated(text: str) -> str:
+    """The README's text with every section between its two marks written anew."""
+    for name, make in SECTIONS.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text, count = re.subn(pattern, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.DOTALL)  # type: ignore[misc]
+        if count != 1:
+            raise SystemExit(f"the README has {count} sections '{name}', it must have one")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    before = README.read_text()
+    after = updated(before)
+    if args.check:
+        sys.exit("README.md is out of date: run python -m scripts.update_readme" if before != after else 0)
+    README.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""From what a user writes to a source."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from stream_ann.errors import SourceError, SourceNotFoundError, UnsupportedSourceError, UsageError
+from stream_ann.ingest.images import DEFAULT_IMAGE_FPS, IMAGE_EXTENSIONS, ImageSource, find_images
+from stream_ann.ingest.pattern import PATTERN_FORM, PatternSource
+from stream_ann.ingest.source import Source, shown_path
+from stream_ann.ingest.url import is_url, redact
+from stream_ann.ingest.video import VideoSource
+from stream_ann.ingest.webcam import WebcamSource, list_webcams
+
+__all__ = ["DEMO_CLIP", "SourceEntry", "list_sources", "source_from"]
+
+DEMO_CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo.mp4"
+"""The bundled clip. Beside it, ``demo.json`` says what can be seen in it when."""
+
+_FORMS = (
+    ("demo", "the bundled clip: photographs filmed with a moving camera, with hard cuts"),
+    ("0, 1, ...", "a webcam by its number"),
+    ("FILE", "a video file of any kind that FFmpeg decodes, or an image"),
+    ("FOLDER", "the images in a folder, sorted by name"),
+    ("'GLOB'", "the images that match, such as 'shots/*.jpg'"),
+    (PATTERN_FORM, "a synthetic moving picture of any size and rate, such as pattern:1280x720@30"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One line of ``stream-ann sources``."""
+
+    spec: str
+    """What to write as the source, or its form in capital letters."""
+    description: str
+    """What that is."""
+
+
+def list_sources() -> list[SourceEntry]:
+    """The webcams that are here, then every form that a source may take."""
+    here = [SourceEntry(webcam.spec, webcam.description) for webcam in list_webcams()]
+    return here + [SourceEntry(*form) for form in _FORMS]
+
+
+def source_from(spec: str | os.PathLike[str], *, image_fps: float = DEFAULT_IMAGE_FPS) -> Source:
+    """The source that a text or a path names. Nothing is opened yet, but what is not there is said at once.
+
+    Args:
+        spec: ``"demo"``; a webcam (``"0"``, ``"/dev/video0"``); ``"pattern:WxH@FPS"``; a video or image file; a folder
+            or glob of images. A path object always means a file or folder; write ``./demo`` for a file of that name.
+        image_fps: How many images of a folder or glob a second.
+
+    Raises:
+        SourceNotFoundError: If there is nothing of that name.
+        UnsupportedSourceError: If it is of a kind that cannot be read.
+        UsageError: If it cannot be understood.
+    """
+    if isinstance(spec, str):
+        if not spec.strip():
+            raise UsageError("the source is empty", "give a file, a folder of images, a webcam such as 0, or demo")
+        if spec == "demo":
+            return VideoSource(DEMO_CLIP, name="demo")
+        if re.fullmatch(r"[0-9]{1,4}|/dev/video[0-9]{1,4}", spec):
+            webcam = WebcamSource(spec)
+            webcam.check()
+            return webcam
+        if spec.startswith("pattern:"):
+            return PatternSource(spec)
+        if spec.lower().startswith("file://"):
+            spec = unquote(urlsplit(spec).path)
+        elif is_url(spec):
+            raise UnsupportedSourceError(
+                f"network sources such as '{redact(spec)}' are not supported by this version",
+                "give a file, a folder of images, a webcam such as 0, or demo",
+            )
+        spec = os.path.expanduser(spec)
+    return _source_of_path(spec, image_fps)
+
+
+def _source_of_path(spec: str | os.PathLike[str], image_fps: float) -> Source:
+    path, shown = Path(spec), shown_path(spec)
+    try:
+        is_dir, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:  # too long a name, a null character, a folder that may not be entered
+        raise SourceError(f"'{shown}' cannot be read", "check the path") from error
+    if is_dir:
+        return ImageSource(find_images(path), name=shown, fps=image_fps)
+    if exists:
+        if path.suffix.lower() in IMAGE_EXTENSIONS:
+            return ImageSource([path], name=shown, fps=image_fps)
+        return VideoSource(path, name=shown)
+    if isinstance(spec, str) and any(c in spec for c in "*?["):
+        return ImageSource(find_images(spec), name=shown, fps=image_fps)
+    raise SourceNotFoundError(f"there is no file or folder '{shown}'", _nearest_path(path, spec))
+
+
+def _nearest_path(path: Path, spec: str | os.PathLike[str]) -> str:
+    """What is there instead of a path that is not."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder '{shown_path(folder)}' either"
+    try:
+        names = [entry.name for entry in islice(folder.iterdir(), 10_000)]
+    except OSError:
+        names = []
+    if spec == os.fspath(path) == path.name:
+        names.append("demo")
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(path.name.lower(), by_lower, n=1, cutoff=0.6)
+    if not close:
+        return "check the path"
+    name = by_lower[close[0]]
+    return f"did you mean '{shown_path(name if name == 'demo' else folder / name)}'?"

@@ -1,0 +1,339 @@
+"""Video files, decoded by libav through PyAV."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError, UnsupportedSourceError
+from stream_ann.ingest.libav import decoding, opening
+from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size, shown_path
+
+__all__ = ["VideoSource", "upright"]
+
+MAX_READ_ERRORS = 16
+"""So many failures in a row to find the next packet mean that the rest of the file cannot be read."""
+_MAX_PENDING = 1024
+_TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
+"""Decoders that libav offers for plain text files, which nobody means by a video."""
+_ONE_TO_ONE = frozenset({"av1", "ffv1", "h264", "hevc", "libdav1d", "mjpeg", "png", "prores", "vp9", "vvc"})
+"""Decoders of formats in which every packet holds one frame to be shown, unless it is interlaced."""
+
+
+class VideoSource:
+    """The pictures of a video file with their true timestamps, upright, in RGB whatever the file's pixel format.
+
+    Transparency is ignored. A frame whose data are damaged raises :class:`~stream_ann.errors.DecodeError`, and so does
+    each one that the decoder leaves out because an earlier one that it builds on is damaged; reading goes on behind it.
+
+    Args:
+        path: The file.
+        name: What to call it; by default the path as given.
+    """
+
+    live = False
+
+    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+        self._path = Path(path)
+        self.name = shown_path(path) if name is None else name
+        self._decoder: _Decoder | None = None
+
+    def open(self) -> None:
+        """Open the file and find its video.
+
+        Raises:
+            SourceNotFoundError: If there is no such file.
+            UnsupportedSourceError: If it is not a video that can be decoded here.
+            SourceError: If it cannot be read.
+        """
+        self.close()
+        self._check_file()
+        self._frames: deque[VideoFrame] = deque()
+        self._held: Picture | None = None
+        self._given = self._lost = self._read_errors = 0
+        self._last_pts_s: float | None = None
+        self._skip_to: int | None = None
+        # one for all frames, as each frame's own would set up a scaler anew
+        self._reformatter = VideoReformatter()
+        self._decoder = _Decoder(self._path, self.name, "AUTO")
+        self._ledger = _Ledger(strict=self._decoder.stream.codec_context.name in _ONE_TO_ONE)
+
+    def read(self) -> Picture | None:
+        """The next picture; None at the end of the file.
+
+        Raises:
+            DecodeError: If a frame is damaged.
+            SourceError: If the file cannot be read any further.
+        """
+        if self._decoder is None:
+            raise SourceError(f"'{self.name}' is not open")
+        while True:
+            if self._lost:
+                self._lost -= 1
+                raise DecodeError(f"a frame of '{self.name}' builds on damaged data")
+            if self._held is not None:
+                picture, self._held = self._held, None
+                self._given += 1
+                return picture
+            if self._frames:
+                self._accept(self._frames.popleft(), self._decoder)
+            elif not self._feed(self._decoder) and not self._look_again(self._decoder) and not self._lost:
+                if not self._given:
+                    raise UnsupportedSourceError(
+                        f"no frame of '{self.name}' can be decoded", "try to play it elsewhere"
+                    )
+                return None
+
+    def close(self) -> None:
+        """Close the file."""
+        decoder, self._decoder = self._decoder, None
+        if decoder is not None:
+            self._frames.clear()
+            decoder.close()
+
+    def _check_file(self) -> None:
+        """Tell apart what libav would call invalid data, or wait on for ever."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError as error:
+            raise SourceNotFoundError(f"there is no file '{self.name}'", "check the path") from error
+        except OSError as error:
+            raise SourceError(f"'{self.name}' cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsupportedSourceError(f"'{self.name}' is not a file", "give a video file")
+        if status.st_size == 0:
+            raise UnsupportedSourceError(f"'{self.name}' is empty (0 bytes)", "check that it was copied completely")
+
+    def _feed(self, decoder: _Decoder) -> bool:
+        """Decode one more packet; False when there are none. The last one, empty, makes it hand out the rest."""
+        try:
+            with opening(self.name):
+                packet = next(decoder.packets, None)
+        except UnsupportedSourceError as error:  # invalid data; the demuxer looks for the next packet by itself
+            self._read_errors += 1
+            if self._read_errors > MAX_READ_ERRORS:
+                raise SourceError(f"'{self.name}' cannot be read any further", "check that it is complete") from error
+            decoder.packets = decoder.container.demux(decoder.stream)
+            raise DecodeError(f"'{self.name}' holds data that cannot be read") from error
+        if packet is None:
+            return False
+        self._read_errors = 0
+        if not self._given and packet.has_sidedata("encryption_info"):
+            raise UnsupportedSourceError(f"'{self.name}' is encrypted", "decrypt it first")
+        known = self._skip_to is not None and packet.pts is not None and packet.pts <= self._skip_to
+        if not known:
+            self._ledger.sent(packet)
+        try:
+            with decoding(self.name):
+                # few at a time, except for the decoder's last ones; each is converted and dropped before the next
+                self._frames.extend(packet.decode())
+        except DecodeError:
+            # what fails in the last call is counted by what is missing then
+            if packet.size and not known and self._ledger.failed():
+                raise
+        return True
+
+    def _accept(self, frame: VideoFrame, decoder: _Decoder) -> None:
+        """Hold the frame's picture ready, after the frames lost before it."""
+        if frame.pts is not None:
+            if self._skip_to is not None and frame.pts <= self._skip_to:
+                return
+            # fields may come in packets of their own, two for a frame
+            self._ledger.strict &= not frame.interlaced_frame
+            self._lost += self._ledger.came_out(frame.pts, key_frame=frame.key_frame)
+        pts_s = self._last_pts_s = self._time_s(frame, decoder.stream)
+        if frame.is_corrupt:
+            self._lost += 1
+            return
+        check_size(frame.width, frame.height, self.name)
+        with decoding(self.name):
+            image = np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
+        self._held = Picture(upright(image, _display_matrix(frame)), pts_s)
+
+    def _look_again(self, decoder: _Decoder) -> bool:
+        """Decode the end once more where frames are missing from it; False when nothing more is to be had.
+
+        A decoder that works on several frames at a time (thread type FRAME, which AUTO prefers) drops whole ones
+        together with a damaged one at the end. One that works on a single frame gives them.
+        """
+        missing, after = self._ledger.missing(), self._ledger.last_out
+        if missing and self._skip_to is None and after is not None:
+            try:
+                again = _Decoder(self._path, self.name, "SLICE")
+                with opening(self.name):
+                    again.container.seek(after, stream=again.stream)
+            except SourceError:
+                pass  # it cannot seek, or is gone: then they are lost
+            else:
+                decoder.close()
+                self._decoder, self._skip_to = again, after
+                self._ledger.begin_again()
+                return True
+        self._lost = missing
+        self._ledger = _Ledger(strict=False)
+        return False
+
+    def _time_s(self, frame: VideoFrame, stream: VideoStream) -> float | None:
+        """The frame's timestamp; without one, as long after the frame before as the nominal rate says."""
+        time_base = frame.time_base or stream.time_base
+        if frame.pts is not None and time_base:
+            return float(frame.pts * time_base)
+        rate = stream.guessed_rate
+        if not rate:
+            return None
+        return 0.0 if self._last_pts_s is None else self._last_pts_s + float(1 / rate)
+
+
+class _Decoder:
+    """An open container and the stream in it that is decoded.
+
+    Args:
+        path: The file.
+        name: What to call it in errors.
+        thread_type: Whether several frames may be decoded at a time.
+    """
+
+    def __init__(self, path: Path, name: str, thread_type: Literal["AUTO", "SLICE"]) -> None:
+        self._file: IO[bytes] | None = None
+        with opening(name):
+            try:
+                str(path).encode()
+                # with the prefix, no name can be taken for one of libav's protocols
+                self.container = av.open(f"file:{path.absolute()}", "r", metadata_errors="replace")
+            except UnicodeEncodeError:
+                self._file = path.open("rb")
+                self.container = av.open(self._file, "r", metadata_errors="replace")
+        try:
+            self.stream = _video_stream(self.container, name)
+            check_size(self.stream.width, self.stream.height, name, error=UnsupportedSourceError)
+            self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow midway
+            self.stream.thread_type = thread_type
+            self.packets: Iterator[Packet[VideoStream]] = self.container.demux(self.stream)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self.packets = iter(())
+        self.container.close()
+        if self._file is not None:
+            self._file.close()
+
+
+class _Ledger:
+    """Which packets went into the decoder and never came out, told by their timestamps.
+
+    Decoders swallow frames that build on a damaged one, many without a word. How many is clear at the next key frame
+    that comes out, and at the end; before that, frames may come out of order. But some formats have packets that were
+    never meant to be shown, so that there a gap counts only behind an error.
+
+    Args:
+        strict: Whether every packet holds one frame to be shown.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+        self.last_out: int | None = None
+        """Timestamp of the latest frame that came out."""
+        self._pending: set[int] = set()
+        self._reported = 0
+        self._reported_before = 0
+        self._suspicious = False
+
+    def sent(self, packet: Packet[VideoStream]) -> None:
+        """A packet goes into the decoder."""
+        if packet.pts is not None and not packet.is_discard and len(self._pending) < _MAX_PENDING:
+            self._pending.add(packet.pts)
+
+    def failed(self) -> bool:
+        """The decoder raised an error. Whether it is to be reported, that is, was not before."""
+        self._suspicious = True
+        if self._reported_before:
+            self._reported_before -= 1
+            return False
+        self._reported += 1
+        return True
+
+    def came_out(self, pts: int, *, key_frame: bool) -> int:
+        """A frame came out. How many are now known to be missing before it that no error was reported for."""
+        self.last_out = pts if self.last_out is None else max(pts, self.last_out)
+        self._pending.discard(pts)
+        before = {p for p in self._pending if p < pts}
+        self._suspicious |= self.strict and bool(before)
+        if self._suspicious and not key_frame:
+            return 0
+        self._pending -= before
+        if not self._suspicious:
+            return 0
+        unreported = max(0, len(before) - self._reported)
+        self._reported = max(0, self._reported - len(before))
+        self._suspicious = self._reported > 0
+        return unreported
+
+    def missing(self) -> int:
+        """How many are missing at the end that no error was reported for."""
+        return max(0, len(self._pending) - self._reported) if self.strict or self._suspicious else 0
+
+    def begin_again(self) -> None:
+        """What came behind the latest frame is sent once more; errors reported for it will not be again."""
+        if self.last_out is not None:
+            self._pending = {p for p in self._pending if p <= self.last_out}
+        self._reported_before = self._reported
+        self._suspicious = True
+
+
+def upright(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
+    """Turn and mirror a picture the way its file says that it is to be shown. Angles in between are left alone.
+
+    Args:
+        image: uint8 [H, W, 3].
+        matrix: int32 [3, 3], the display matrix of ISO/IEC 14496-12 (8.3.2, ``tkhd``): a point ``(x, y)`` of the
+            picture is shown at ``(x * m[0, 0] + y * m[1, 0], x * m[0, 1] + y * m[1, 1])``. None where there is none.
+
+    Returns:
+        uint8 [H, W, 3] or [W, H, 3], C-contiguous.
+    """
+    if matrix is not None:
+        (xx, xy), (yx, yy) = matrix[:2, :2].tolist()
+        if xx == yy == 0 and xy and yx:
+            image = image.transpose(1, 0, 2)[:: -1 if xy < 0 else 1, :: -1 if yx < 0 else 1]
+        elif xy == yx == 0 and xx and yy:
+            image = image[:: -1 if yy < 0 else 1, :: -1 if xx < 0 else 1]
+    return np.ascontiguousarray(image)
+
+
+def _display_matrix(frame: VideoFrame) -> NDArray[np.int32] | None:
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3)
+
+
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The stream to show: the first that is video, and not the cover of a piece of music."""
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        if container.streams.audio:
+            raise UnsupportedSourceError(f"'{name}' holds sound only, no picture", "give a video file")
+        raise UnsupportedSourceError(f"'{name}' holds no video", "give a video file")
+    stream = moving[0]
+    if stream.codec_context is None:
+        raise UnsupportedSourceError(
+            f"the video in '{name}' cannot be decoded by this PyAV", "convert it to H.264 in mp4"
+        )
+    if stream.codec_context.name in _TEXT_ART:
+        raise UnsupportedSourceError(f"'{name}' is text, not a video", "give a video file")
+    return stream
