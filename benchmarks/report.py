@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def write(path: Path, name: str, results: Any, args: Mapping[str, Any]) -> None:
     """
     options = {key: str(value) if isinstance(value, Path) else value for key, value in args.items()}
     # the folder of a data set says nothing that another machine could use: its name does
-    command = " ".join(["python", "-m", f"benchmarks.{name}", *(_portable(a) for a in sys.argv[1:])])
+    command = shlex.join(["python", "-m", f"benchmarks.{name}", *(_portable(a) for a in sys.argv[1:])])
     report = {
         "benchmark": name,
         "command": command,

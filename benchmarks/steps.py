@@ -29,6 +29,7 @@ from benchmarks import report
 from stream_ann import weights
 from stream_ann.clock import MonotonicClock
 from stream_ann.engines import TorchEngine, device_named
+from stream_ann.engines.devices import cpu_threads
 from stream_ann.engines.folding import fold_batch_norms
 from stream_ann.ingest import Reader, Slot, source_from
 from stream_ann.nets.contract import Plan
@@ -173,7 +174,13 @@ def main() -> None:
     device = device_named(args.device)
     cores = report.machine()["cores"]
     counts = sorted({1, max(1, cores - 1), cores}) if device.type == "cpu" else [1]
-    results = {"device": str(device), "weights_sha256": loaded.card.file.sha256, "steps": [], "live": []}
+    results: dict[str, Any] = {
+        "device": str(device),
+        "weights_sha256": loaded.card.file.sha256,
+        "default_threads": cpu_threads(),
+        "steps": [],
+        "live": [],
+    }
     for threads in counts:
         results["steps"].append(compare_steps(loaded, device, threads, args.frames, args.seed))
         results["live"].append(live_waits(loaded, device, threads, args.source))

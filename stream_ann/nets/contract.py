@@ -3,7 +3,7 @@
 A *step* is some trunk blocks and one exit head. It takes the images and the state that the previous step of the same
 member left behind, and gives the next state and the logits of its exit. A *member* is one network with an input
 resolution of its own; a member's first step starts from the empty state. A net has one member, an EANN several, which
-run one after another (Hu et al., arXiv 1708.06832v2, section 4).
+run one after another (Hu et al., arXiv 1708.06832v2).
 """
 
 from __future__ import annotations

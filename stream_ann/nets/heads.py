@@ -1,0 +1,64 @@
+"""Exit heads: from the features at some depth of a trunk to the logits."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from stream_ann.nets.layers import conv_norm
+
+__all__ = ["ConvHead", "NormHead", "PooledHead"]
+
+
+class PooledHead(nn.Module):
+    """The predictor of the anytime ResNets: ReLU, global average pooling, linear (arXiv 1708.06832v2).
+
+    Costs next to nothing, so it can stand after every unit. The features must be normalised, as ResANN's are: the last
+    layer of each of its units is a batch norm.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float [B, channels, H, W] to logits, float [B, classes]."""
+        logits: Tensor = self.linear(self.act(features).mean((2, 3)))
+        return logits
+
+
+class NormHead(PooledHead):
+    """:class:`PooledHead` behind a batch norm of its own, for features that are not normalised."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__(channels, classes)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float [B, channels, H, W] to logits, float [B, classes]."""
+        return super().forward(self.norm(features))
+
+
+class ConvHead(nn.Module):
+    """1x1 convolution, batch norm, ReLU6, global average pooling, dropout, linear.
+
+    With 1,280 channels it is EfficientNet's classifier (Tan and Le, arXiv 1905.11946, table 1); narrower, it serves as
+    an auxiliary head: MBConv features are linear bottlenecks, too thin for a linear classifier of their own.
+
+    Args:
+        channels: Channels of the features.
+        width: Channels after the convolution.
+        classes: Number of logits.
+        dropout: Chance of dropping a pooled feature in training.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.expand = conv_norm(channels, width, 1, eps=1e-3, momentum=0.01, act=nn.ReLU6())
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float [B, channels, H, W] to logits, float [B, classes]."""
+        logits: Tensor = self.linear(self.dropout(self.expand(features).mean((2, 3))))
+        return logits

@@ -1,0 +1,99 @@
+"""Layers that the nets share, and how their weights start out.
+
+A batch norm that follows a convolution stands right behind it in one ``nn.Sequential``, always. An engine can therefore
+fold batch norms with one rule for every net: in each Sequential, merge each (Conv2d, BatchNorm2d) pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["SameConv2d", "conv_norm", "initialise"]
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution of stride 2 with TensorFlow's 'same' padding, at any input size.
+
+    'Same' padding gives ceil(size / 2) outputs. On an odd size the padding is the usual kernel // 2 on both sides; on
+    an even size it is one less before than after. Padding in a layer of its own would copy the input, which costs as
+    much as the convolution itself where that is depthwise. So an even size is padded by one more than needed on both
+    sides, which shifts the windows to where they belong, and the superfluous first row and column of the output are cut
+    off: a view, without a copy.
+
+    Args:
+        in_channels, out_channels, groups: As in Conv2d.
+        kernel_px: Side of the kernel, odd.
+        bias: Whether there is a bias.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_px: int, *, groups: int = 1, bias: bool = False
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_px, stride=2, groups=groups, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """float [B, in, H, W] to float [B, out, ceil(H / 2), ceil(W / 2)]."""
+        even_h, even_w = 1 - input.shape[-2] % 2, 1 - input.shape[-1] % 2
+        half = self.kernel_size[0] // 2
+        padding = (half + even_h, half + even_w)
+        out = F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return out[:, :, even_h:, even_w:] if even_h or even_w else out
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_px: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    same: bool = False,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    act: nn.Module | None = None,
+) -> nn.Sequential:
+    """A convolution without bias, its batch norm, and perhaps an activation, named ``conv``, ``norm`` and ``act``.
+
+    Args:
+        in_channels, out_channels, stride, groups: As in Conv2d.
+        kernel_px: Side of the kernel, odd.
+        same: Pad like TensorFlow where the stride is 2, instead of by kernel_px // 2 on every side.
+        eps, momentum: As in BatchNorm2d.
+        act: What follows the batch norm.
+    """
+    conv: nn.Conv2d
+    if same and stride == 2:
+        conv = SameConv2d(in_channels, out_channels, kernel_px, groups=groups)
+    else:
+        padding = kernel_px // 2
+        conv = nn.Conv2d(in_channels, out_channels, kernel_px, stride, padding, groups=groups, bias=False)
+    layers = OrderedDict[str, nn.Module](conv=conv, norm=nn.BatchNorm2d(out_channels, eps=eps, momentum=momentum))
+    if act is not None:
+        layers["act"] = act
+    return nn.Sequential(layers)
+
+
+def initialise(net: nn.Module) -> None:
+    """Give every layer of ``net`` its starting weights, from torch's global random generator.
+
+    Convolutions: normal with variance 2 / fan_out (He et al., arXiv 1502.01852, section 2.2, backward case), where the
+    fan-out counts one group only. Linear layers: normal with standard deviation 0.01. Biases: zero. Batch norms: the
+    identity.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / fan_out))
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.01)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+            continue
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
