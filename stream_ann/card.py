@@ -131,6 +131,11 @@ class Card:
         return tuple(step.accuracy for step in self.steps)
 
     @property
+    def temperatures(self) -> tuple[float, ...]:
+        """What the logits of each exit are divided by; 1 where the card says nothing."""
+        return tuple(1.0 if step.temperature is None else step.temperature for step in self.steps)
+
+    @property
     def total_macs(self) -> int:
         """Multiply-accumulates of the whole plan for one image."""
         return sum(step.macs for step in self.steps)

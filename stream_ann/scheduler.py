@@ -1,7 +1,7 @@
 """The scheduler: refine each frame exit by exit until its time is up, then hand out one result for it.
 
-Pure logic over an engine, a slot and a clock, so that the very same code runs on a camera, on a fake clock in the tests,
-and in simulations.
+Pure logic over an engine, a slot and a clock, so that the very same code runs on a camera, on a fake clock in the
+tests, and in simulations.
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ class TestWeights:
 
 def test_sources_lists_every_form():
     code, out, err = run("sources")
-    assert code == 0
+    assert code == 0, err
     assert "demo" in out
     assert "pattern:" in out
     assert isinstance(json.loads(run("sources", "--json")[1]), list)
@@ -277,7 +277,7 @@ def test_sources_lists_every_form():
 
 def test_doctor_finds_this_installation_sound():
     code, out, err = run("doctor")
-    assert code == 0, out
+    assert code == 0, out + err
     for what in ("python", "torch", "opencv", "av", "weights imagenet"):
         assert re.search(rf"^ok +{what} ", out, re.MULTILINE), out
     assert {f["state"] for f in json.loads(run("doctor", "--json")[1])} <= {"ok", "note"}

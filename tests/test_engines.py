@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 
 import numpy as np
@@ -140,6 +141,20 @@ def test_read_only_and_flipped_pictures_are_taken(eann_engine):
     np.testing.assert_allclose(eann_engine.run(0), EXPECTED[2][0], atol=1e-5)
 
 
+def test_temperatures_divide_each_exits_own_logits():
+    net, image = random_net(ARCHS["resann"]), PICTURES[0]
+    exits = len(net.plan())
+    temperatures = [0.5 + i for i in range(exits)]
+    engine = TorchEngine(net, PREPROCESSING, device=torch.device("cpu"), temperatures=temperatures, timing_runs=1)
+    engine.start(image)
+    for step, plain in enumerate(reference(net, image)):
+        expected = plain ** (1 / temperatures[step])
+        np.testing.assert_allclose(engine.run(step), expected / expected.sum(), atol=1e-5)
+    for wrong in ([1.0], [0.0] * exits):
+        with pytest.raises(ValueError, match="temperatures must be"):
+            TorchEngine(net, PREPROCESSING, device=torch.device("cpu"), temperatures=wrong)
+
+
 def test_steps_are_timed_at_opening(eann_engine):
     assert len(eann_engine.step_s) == len(eann_engine.plan)
     assert min(eann_engine.step_s) > 0
@@ -169,7 +184,7 @@ def test_folding_leaves_no_batch_norm_behind_a_convolution(arch):
     for module in net.modules():
         if isinstance(module, nn.Sequential):
             children = list(module)
-            for one, other in zip(children, children[1:], strict=False):
+            for one, other in itertools.pairwise(children):
                 assert not (isinstance(one, nn.Conv2d) and isinstance(other, nn.BatchNorm2d))
     if "lite" in str(arch):
         assert not any(isinstance(m, nn.BatchNorm2d) for n, m in net.named_modules() if "lite0" in n or arch is LITE)

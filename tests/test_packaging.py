@@ -74,8 +74,8 @@ def test_it_runs_from_another_folder_without_the_checkout(wheel, tmp_path):
     site = Path(
         run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).stdout.strip()
     )
-    # the new environment sees the dependencies installed beside the checkout, but not the checkout: path lines of a .pth
-    # file are added as they are, and the .pth files inside them are not read
+    # the new environment sees the dependencies that are installed, but not the checkout: path lines of a .pth file are
+    # added as they are, and .pth files in those folders are not read
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
     run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
 

@@ -23,7 +23,12 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line[2:].split("  #")[0].strip() for block in blocks("console") for line in block.splitlines() if line[:2] == "$ "]
+    lines = [
+        line[2:].split("  #")[0].strip()
+        for block in blocks("console")
+        for line in block.splitlines()
+        if line[:2] == "$ "
+    ]
     return [line for line in lines if line.startswith("stream-ann ")]
 
 

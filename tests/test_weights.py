@@ -22,7 +22,6 @@ from skimage import data
 import stream_ann
 from stream_ann import weights
 from stream_ann.card import Card, Validation
-from stream_ann.weights.convert import convert_pretrained
 from stream_ann.errors import (
     CardError,
     CorruptWeightsError,
@@ -34,6 +33,7 @@ from stream_ann.errors import (
 from stream_ann.nets import EANN, AnytimeNet, ResANN
 from stream_ann.preprocess import Preprocessing, preprocess
 from stream_ann.weights import loading, tensor_file
+from stream_ann.weights.convert import convert_pretrained
 
 CLASSES = ("rose", "tulip", "daisy")
 PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stream_ann.engines.devices import device_named, devices
@@ -14,15 +15,22 @@ if TYPE_CHECKING:
 __all__ = ["TorchEngine", "device_named", "devices", "open_engine"]
 
 
-def open_engine(net: AnytimeNet, preprocessing: Preprocessing, *, device: str = "auto") -> TorchEngine:
+def open_engine(
+    net: AnytimeNet,
+    preprocessing: Preprocessing,
+    *,
+    device: str = "auto",
+    temperatures: Sequence[float] | None = None,
+) -> TorchEngine:
     """Open the best engine there is for a device; warms up and times each step, which takes a moment.
 
     Args:
         net: The network whose plan is run. It is copied, not changed.
         preprocessing: How a picture becomes the network's input.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        temperatures: What the logits of each exit are divided by; 1 for each by default.
 
     Raises:
         DeviceError: If the device is not there or cannot be used.
     """
-    return TorchEngine(net, preprocessing, device=device_named(device))
+    return TorchEngine(net, preprocessing, device=device_named(device), temperatures=temperatures)

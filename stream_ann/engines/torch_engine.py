@@ -32,6 +32,8 @@ class TorchEngine:
         net: The network whose plan is run. It is copied, not changed.
         preprocessing: How a picture becomes the network's input.
         device: Where it runs.
+        temperatures: What the logits of each exit are divided by, so that its probabilities are calibrated (Guo et al.,
+            ICML 2017); 1 for each by default.
         threads: Torch threads on the CPU; by default one core is left to the decoder.
         timing_runs: How often each step is timed at opening.
 
@@ -45,12 +47,16 @@ class TorchEngine:
         preprocessing: Preprocessing,
         *,
         device: torch.device,
+        temperatures: Sequence[float] | None = None,
         threads: int | None = None,
         timing_runs: int = 3,
     ) -> None:
         self._device = device
         self._preprocessing = preprocessing
         self._plan = net.plan()
+        self._temperatures = [1.0] * len(self._plan) if temperatures is None else list(temperatures)
+        if len(self._temperatures) != len(self._plan) or min(self._temperatures) <= 0:
+            raise ValueError(f"temperatures must be {len(self._plan)} positive numbers, got {self._temperatures}")
         if device.type == "cpu":
             torch.set_num_threads(threads if threads is not None else cpu_threads())
         try:
@@ -116,7 +122,7 @@ class TorchEngine:
             with torch.inference_mode():
                 state = () if info.first else self._state
                 self._state, logits = self._steps[step](self._input(info.resolution_px), state)
-                probabilities = torch.softmax(logits[0].float(), dim=0)
+                probabilities = torch.softmax(logits[0].float() / self._temperatures[step], dim=0)
                 self._last_step = step
                 return self._to_host(step, probabilities)
         except RuntimeError as error:

@@ -82,8 +82,10 @@ def initialise(net: nn.Module) -> None:
 
     Convolutions: normal with variance 2 / fan_out (He et al., arXiv 1502.01852, section 2.2, backward case), where the
     fan-out counts one group only. Linear layers: normal with standard deviation 0.01. Biases: zero. Batch norms: the
-    identity.
+    identity. A net on the meta device is left alone.
     """
+    if any(parameter.is_meta for parameter in net.parameters()):
+        return  # no values to set, and torch's shape-only versions of the random functions are slow
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
