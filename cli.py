@@ -159,6 +159,160 @@ def live(
 
 @app.command()
 @_reported
+def train(
+    data: Annotated[str, typer.Argument(help="Folder in ImageFolder layout or of clips, or the name of a public set.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, card, history, plots, checkpoints.", file_okay=False)],
+    arch: Annotated[
+        str | None, typer.Option(help="Train this from scratch: resann, denseann, msdnet, lite0@128, resnet18@224, ...")
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Fine-tune these weights, such as imagenet.")] = None,
+    weighting: Annotated[
+        str | None, typer.Option(help="Exit weights: const, linear, half-end, sieve, sieve-member, adaloss, opt:N.")
+    ] = None,
+    alternate: Annotated[
+        bool, typer.Option("--alternate", help="Give one exit, drawn in each iteration, extra weight.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images in each iteration.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="How the learning rate falls: cosine, steps, constant.")] = None,
+    weight_decay: Annotated[float | None, typer.Option()] = None,
+    label_smoothing: Annotated[float | None, typer.Option()] = None,
+    boost: Annotated[bool, typer.Option("--boost", help="Each exit corrects the ones before it.")] = False,
+    equilibrium: Annotated[
+        bool, typer.Option("--equilibrium", help="Scale the gradients that exits send into the trunk.")
+    ] = False,
+    final_first: Annotated[
+        float | None, typer.Option(help="Fraction of the epochs in which the last exit is trained alone.")
+    ] = None,
+    self_distill: Annotated[
+        float | None, typer.Option(help="Share of an early exit's loss that matches the last exit.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Weights to distil from.")] = None,
+    distill: Annotated[float | None, typer.Option(help="Share of every exit's loss that matches the teacher.")] = None,
+    mixup: Annotated[float | None, typer.Option()] = None,
+    cutmix: Annotated[float | None, typer.Option()] = None,
+    average: Annotated[str | None, typer.Option(help="Average the weights: none, ema or swa.")] = None,
+    amp: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile by torch.compile.")] = False,
+    val_fraction: Annotated[float, typer.Option(help="Share held out where the data has no val folder.")] = 0.1,
+    limit_per_class: Annotated[int | None, typer.Option(min=1, help="At most so many images of each class.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the weights; by default the folder's.")] = None,
+    licence: Annotated[str | None, typer.Option(help="SPDX identifier for the card.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+    plots: Annotated[bool, typer.Option(help="Draw the curves (extra 'plots').")] = True,
+) -> None:
+    """Train on your own classes; ends with weights and a card that live, evaluate and verify take at once.
+
+    Example: stream-ann train flowers --init imagenet --out flowers-weights
+    """
+    from rich.console import Console
+
+    from pipelines.train import train as run
+
+    console = Console(stderr=True)
+    result = run(
+        data,
+        out=out,
+        arch=arch,
+        init=init,
+        name=name,
+        boost=boost,
+        teacher=teacher,
+        resume=resume,
+        val_fraction=val_fraction,
+        limit_per_class=limit_per_class,
+        seed=seed,
+        device=device,
+        plots=plots,
+        licence=licence,
+        console=console,
+        weighting=weighting,
+        alternate=alternate or None,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        optimizer=optimizer,
+        schedule=schedule,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        equilibrium=equilibrium or None,
+        final_first=final_first,
+        self_distill=self_distill,
+        distill=distill,
+        mixup=mixup,
+        cutmix=cutmix,
+        average=average,
+        amp=amp,
+        compile=compile or None,
+    )
+    if result.history.interrupted:
+        raise typer.Exit(130)
+    if result.path is not None:
+        _print(str(result.path))
+
+
+@app.command()
+@_reported
+def evaluate(
+    weights: Annotated[str, typer.Argument(help="Name of weights, or path of a weights file or its card.")],
+    data: Annotated[str, typer.Argument(help="Folder in ImageFolder layout or of clips, or the name of a public set.")],
+    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Early exit may lose this many points of top-1 (0.5 if nothing is asked for).")
+    ] = None,
+    target_cost: Annotated[
+        float | None, typer.Option(help="Early exit at this fraction of the whole plan's cost on average.")
+    ] = None,
+    readout: Annotated[
+        ReadoutChoice, typer.Option(help="Whose confidence decides on early exit.")
+    ] = ReadoutChoice.latest,
+    as_json: Annotated[
+        str | None, typer.Option("--json", help="Write all figures to this file; - for standard output.")
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(help="Write the anytime curve to this file; - for standard output.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot it to this .png, .svg or .pdf (extra 'plots').")] = None,
+    into_card: Annotated[
+        bool, typer.Option("--into-card", help="Write accuracies, temperatures and thresholds into the card.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="By default the card's.")] = None,
+) -> None:
+    """Measure every exit on a data set: accuracy, calibration, cost and time; and calibrate early exit.
+
+    Example: stream-ann evaluate my-weights/flowers.json flowers --plot curve.png
+    """
+    from rich.console import Console
+
+    from pipelines.evaluate import evaluate as run
+
+    result = run(
+        weights,
+        data,
+        split=split,  # type: ignore[arg-type]  # checked there
+        device=device,
+        batch_size=batch_size,
+        max_drop=max_drop,
+        target_cost=target_cost,
+        readout=readout.value,
+        seed=seed,
+        json=as_json,
+        csv=csv,
+        plot=plot,
+        into_card=into_card,
+        console=Console(stderr=True),
+    )
+    Console(stderr="-" in (as_json, csv)).print(result)
+
+
+@app.command()
+@_reported
 def sources(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:

@@ -13,6 +13,7 @@ is. The tree::
     │   ├── CardError              the card is malformed, or does not fit its weights
     │   └── CorruptWeightsError    the file's content is not what its card says
     ├── OutputError            an output cannot be written
+    ├── TrainingError          a training run cannot go on, or cannot be resumed
     ├── DeviceError            the device asked for cannot be used
     ├── MissingExtraError      an optional dependency is not installed
     └── UsageError             an option has a value that makes no sense
@@ -33,6 +34,7 @@ __all__ = [
     "SourceError",
     "SourceNotFoundError",
     "StreamAnnError",
+    "TrainingError",
     "UnknownWeightsError",
     "UnsupportedSourceError",
     "UsageError",
@@ -92,6 +94,10 @@ class CorruptWeightsError(WeightsError):
 
 class OutputError(StreamAnnError):
     """An output cannot be written."""
+
+
+class TrainingError(StreamAnnError):
+    """A training run cannot go on, or its checkpoint cannot be used."""
 
 
 class DeviceError(StreamAnnError):

@@ -54,6 +54,8 @@ class TestHelp:
         [
             [],
             ["live"],
+            ["evaluate"],
+            ["train"],
             ["sources"],
             ["doctor"],
             ["weights"],
