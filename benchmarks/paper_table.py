@@ -6,7 +6,7 @@ leaves a JSON of its own; what is there already is not run again, and a run that
 ``table.json``, ``table.md`` (relative increase of the error over OPT, arXiv 1708.06832v3, section 4) and ``curve.png``.
 
     python -m benchmarks.paper_table --preset smoke --out OUT                   a minute, made-up data
-    python -m benchmarks.paper_table --preset cpu --data FOLDER --out OUT       hours on two cores
+    python -m benchmarks.paper_table --preset cpu --data FOLDER --out OUT       an hour or two on two cores
     python -m benchmarks.paper_table --preset gpu --data FOLDER --out OUT
 """
 
@@ -75,10 +75,10 @@ PRESETS = {
     "cpu": Preset(
         resann={"n": 3, "c": 8, "s": 1},
         msdnet={"exits": 6, "base": 2, "step": 1, "c": 8, "growth": 4, "head_width": 64},
-        epochs=10,
-        seeds=2,
+        epochs=12,
+        seeds=3,
         options={"batch_size": 64, "lr": 0.1, "weight_decay": 2e-4, "warmup": 0.05},
-        limit_per_class=2000,
+        limit_per_class=1000,
     ),
     "gpu": Preset(
         resann={"n": 9, "c": 32, "s": 3, "resolution_px": 64, "stem": "3x3/2"},

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ from stream_ann.training.stepper import resolution_of
 from stream_ann.training.trainer import Trainer
 from stream_ann.training.transfer import fit_classifiers
 
-__all__ = ["CHECKPOINTS", "TrainResult", "train"]
+__all__ = ["CHECKPOINTS", "TrainResult", "given_command", "train", "validated"]
 
 CHECKPOINTS = "checkpoints"
 """Folder within the output folder that the checkpoints are in."""
@@ -212,7 +212,7 @@ def _save(
         f"Trained on {len(data.train):,} images of '{data.name}' to tell {len(data.classes)} classes apart. They know "
         "these classes and nothing else: an image of anything else gets one of their names all the same."
     )
-    card = weights_room.save(
+    weights_room.save(
         trainer.trained(),
         target,
         title=title,
@@ -221,7 +221,7 @@ def _save(
         preprocessing=start.preprocessing,
         training={
             "kind": "trained",
-            "command": _command(),
+            "command": given_command(),
             "data": data.name,
             "images": len(data.train),
             "seed": options.seed,
@@ -234,26 +234,51 @@ def _save(
         sources=base.sources if base is not None else (),
         readout_weights=base.readout_weights if base is not None else None,
     )
-    loaded = weights_room.load(target.with_name(target.name + ".json"))
-    outputs = collect(
-        loaded.net,
-        data.val,
-        start.preprocessing,
+    command = ["stream-ann", "evaluate", target.name, data.name]
+    if val_fraction != 0.1:
+        command += ["--val-fraction", f"{val_fraction:g}"]
+    if options.seed:
+        command += ["--seed", str(options.seed)]
+    return validated(
+        target,
+        data,
         device=device_for(options.device),
         batch_size=options.batch_size,
+        command=shlex.join(command),
         on_progress=view.stage("evaluating"),
+    )
+
+
+def validated(
+    target: Path,
+    data: Data,
+    *,
+    device: torch.device,
+    batch_size: int,
+    command: str,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Card, AnytimeCurve]:
+    """Evaluate weights as they were written, rounding and all, and write each exit's accuracy into their card.
+
+    Args:
+        target: Path of the weights without an ending.
+        data: Whose validation images are used.
+        device: Where the net runs.
+        batch_size: Images in a batch.
+        command: What measures it again.
+        on_progress: Called with the number of images done and their total.
+    """
+    loaded = weights_room.load(target.with_name(target.name + ".json"))
+    card = loaded.card
+    outputs = collect(
+        loaded.net, data.val, card.preprocessing, device=device, batch_size=batch_size, on_progress=on_progress
     )
     curve = anytime_curve(outputs, loaded.plan, weights=card.readout_weights)
     steps = tuple(
         dataclasses.replace(step, accuracy=round(figures.top1, 6))
         for step, figures in zip(card.steps, curve.of("latest"), strict=True)
     )
-    command = ["stream-ann", "evaluate", target.name, data.name]
-    if val_fraction != 0.1:
-        command += ["--val-fraction", f"{val_fraction:g}"]
-    if options.seed:
-        command += ["--seed", str(options.seed)]
-    validation = Validation(measure="top-1", data=data.name, images=len(outputs), command=shlex.join(command))
+    validation = Validation(measure="top-1", data=data.name, images=len(outputs), command=command)
     card = dataclasses.replace(card, steps=steps, validation=validation)
     weights_room.write_card(card, loaded.path)
     return card, curve
@@ -274,11 +299,11 @@ def _history_dict(history: History, options: TrainOptions) -> dict[str, Any]:
     return {**history.as_dict(), "options": options.as_dict()}
 
 
-def _command() -> str:
+def given_command() -> str:
     """The command that was given, with folders of this machine left out."""
     program = Path(sys.argv[0]).name
     words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return shlex.join([program, *words]) if program == "stream-ann" else "pipelines.train(...)"
+    return shlex.join([program, *words]) if program == "stream-ann" else "pipelines.train"
 
 
 def _checked_name(name: str | None, folder: Path) -> str:

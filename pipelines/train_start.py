@@ -21,7 +21,7 @@ from stream_ann.training.data import Data, open_data
 from stream_ann.training.options import TrainOptions
 from stream_ann.training.recipes import fitting_batch_size, recipe
 from stream_ann.training.stepper import resolution_of
-from stream_ann.training.transfer import for_classes
+from stream_ann.training.transfer import arch_for_classes, for_classes
 
 __all__ = ["DEFAULT_INIT", "Notes", "Start", "data_for", "leads", "options_for", "start_from", "teacher_for"]
 
@@ -125,6 +125,8 @@ def start_from(
         assert arch is not None
         if isinstance(arch, str):
             arch = arch_named(arch, classes=classes, data_resolution_px=data.resolution_px)
+        else:
+            arch = arch_for_classes(arch, classes)
         if boost:
             arch = {"name": "boosted", "net": dict(arch), "shrink": 0.5}
         net = build(arch)

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from pipelines.architectures import arch_named, resolution_named, short_names
 from pipelines.train import train
+from pipelines.train_members import train_members
 from stream_ann import weights as weights_room
-from stream_ann.errors import MissingExtraError, OutputError, TrainingError, UnknownWeightsError, UsageError
+from stream_ann.errors import OutputError, TrainingError, UnknownWeightsError, UsageError
 from stream_ann.nets import build
 from stream_ann.preprocess import Preprocessing
 from stream_ann.training.made import synthetic
@@ -175,7 +176,6 @@ class TestTrain:
         result = train(folder, out=tmp_path / "out", arch=TINY, **FAST)
         assert any("no plots: this needs 'matplotlib'" in note for note in result.notes)
         assert not (tmp_path / "out" / "learning.png").exists()
-        assert MissingExtraError
 
     def test_interrupted_and_resumed(self, folder, tmp_path):
         whole = train(folder, out=tmp_path / "whole", arch=TINY, name="w", **FAST, plots=False)
@@ -225,6 +225,36 @@ class TestTrain:
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputError, match="cannot be made"):
             train(folder, out=tmp_path / "file" / "out", arch=TINY, **FAST)
+
+
+class TestMembers:
+    def test_trained_one_by_one_and_assembled(self, tmp_path):
+        data = synthetic(3, 60, 16, 0)
+        archs = {"small": TINY, "large": {**TINY, "n": 2}}
+        result = train_members(data, archs, out=tmp_path / "eann", plots=False, **FAST)
+        assert [p.name for p in sorted((tmp_path / "eann").iterdir())] == [
+            "eann.json",
+            "eann.safetensors",
+            "member-large",
+            "member-small",
+        ]
+        loaded = weights_room.load(tmp_path / "eann")
+        assert loaded.card == result.card
+        assert loaded.plan.exit_names[2:4] == ("small@16 3", "large@16 1")
+        weightings = [m["options"]["weighting"] for m in loaded.card.training["members"].values()]
+        assert weightings == ["sieve", "sieve-member"]
+        own = [accuracy for member in result.members for accuracy in member.card.accuracies]
+        assert list(loaded.card.accuracies) == own
+        again = train_members(data, archs, out=tmp_path / "eann", plots=False, resume=True, **FAST)
+        assert again.card.file == result.card.file
+
+    def test_costs_must_grow(self, tmp_path):
+        with pytest.raises(UsageError, match="put the cheaper first"):
+            train_members(synthetic(3, 60, 16, 0), {"a": TINY, "b": TINY}, out=tmp_path / "e", plots=False, **FAST)
+
+    def test_none(self, tmp_path):
+        with pytest.raises(UsageError, match="an EANN of no members"):
+            train_members(synthetic(3, 60, 16, 0), {}, out=tmp_path / "e")
 
 
 class TestArchitectures:

@@ -37,10 +37,33 @@ def folder(tmp_path, monkeypatch) -> Path:
     """A working folder with the files that the examples name."""
     (tmp_path / "holiday.mp4").write_bytes((ROOT / "stream_ann" / "assets" / "demo.mp4").read_bytes())
     (tmp_path / "shots").mkdir()
+    for i, name in enumerate(("rose", "tulip")):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for j in range(4):
+            picture = np.full((48, 64, 3), 100 * i + 10 * j, np.uint8)
+            Image.fromarray(picture).save(tmp_path / "flowers" / name / f"{j}.png")
     for i in range(3):
         Image.fromarray(np.full((40, 60, 3), 60 * i, np.uint8)).save(tmp_path / "shots" / f"{i}.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def train_small(name: str) -> None:
+    """What the example of training leaves behind, for the examples that follow it."""
+    words = [
+        "train",
+        "flowers",
+        "--arch",
+        "resann@32",
+        "--out",
+        name,
+        "--epochs",
+        "1",
+        "--no-plots",
+        "--val-fraction",
+        "0.5",
+    ]
+    assert CliRunner().invoke(app, [*words, "--device", "cpu"]).exit_code == 0
 
 
 def test_there_are_examples():
@@ -51,15 +74,21 @@ def test_there_are_examples():
 @pytest.mark.parametrize("command", commands())
 def test_command_runs(command, folder):
     words = shlex.split(command)[1:]
+    if "my-flowers" in words and words[0] != "train":
+        train_small("my-flowers")
     if words[0] == "live":
         words += ["--device", "cpu"]
         if "--max-frames" not in words:
             words += ["--max-frames", "2"]
+    if words[0] == "train":
+        words += ["--device", "cpu", "--epochs", "1", "--val-fraction", "0.5"]
     result = CliRunner().invoke(app, words)
     if words[:2] == ["live", "0"] and result.exit_code == 1:
         assert "0" in result.stderr  # no webcam here, which is said
         return
     assert result.exit_code == 0, result.stderr
+    if "--plot" in words:
+        assert (folder / "curve.png").stat().st_size > 0
     if "--record" in words:
         assert (folder / "out.mp4").stat().st_size > 0
 

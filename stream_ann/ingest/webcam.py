@@ -196,12 +196,17 @@ def _rgb(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
     raise DecodeError(f"the webcam '{name}' gave a frame of {image.dtype} {list(image.shape)}")
 
 
+_SILENT = 0
+"""OpenCV's log level at which it says nothing."""
+
+
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Keep OpenCV's warnings off the terminal; what matters of them is said in errors."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 4 has these functions one floor higher
+    level = logging.getLogLevel()
+    logging.setLogLevel(_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        logging.setLogLevel(level)

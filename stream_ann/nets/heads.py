@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stream_ann.nets.layers import conv_norm
+from stream_ann.nets.layers import conv_norm, global_average
 
 __all__ = ["ConvHead", "NormHead", "PooledHead"]
 
@@ -23,7 +23,7 @@ class PooledHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, channels, H, W] to logits, float [B, classes]."""
-        logits: Tensor = self.linear(self.act(features).mean((2, 3)))
+        logits: Tensor = self.linear(global_average(self.act(features)))
         return logits
 
 
@@ -60,5 +60,5 @@ class ConvHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, channels, H, W] to logits, float [B, classes]."""
-        logits: Tensor = self.linear(self.dropout(self.expand(features).mean((2, 3))))
+        logits: Tensor = self.linear(self.dropout(global_average(self.expand(features))))
         return logits

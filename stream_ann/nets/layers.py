@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SameConv2d", "conv_norm", "initialise"]
+__all__ = ["SameConv2d", "conv_norm", "global_average", "initialise"]
 
 
 class SameConv2d(nn.Conv2d):
@@ -75,6 +77,34 @@ def conv_norm(
     if act is not None:
         layers["act"] = act
     return nn.Sequential(layers)
+
+
+class _GlobalAverage(torch.autograd.Function):
+    """The mean over H and W, whose gradient is a tensor of its own, laid out in memory as the features are."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.shape = features.shape
+        ctx.channels_last = features.is_contiguous(memory_format=torch.channels_last)
+        return features.mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        each = gradients[0] / (ctx.shape[2] * ctx.shape[3])
+        layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
+        return each[:, :, None, None].expand(ctx.shape).contiguous(memory_format=layout)
+
+
+def global_average(features: Tensor) -> Tensor:
+    """The mean of features float [B, channels, H, W] over H and W, float [B, channels].
+
+    Plain ``mean`` hands back a gradient that is one value expanded, without a layout in memory. What comes before it
+    then gives the whole trunk gradients in another layout than its own, and every exit costs ten times as much.
+    """
+    if features.requires_grad and torch.is_grad_enabled():
+        out: Tensor = _GlobalAverage.apply(features)
+        return out
+    return features.mean((2, 3))
 
 
 def initialise(net: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stream_ann.errors import UsageError
 from stream_ann.nets.checks import MAX_CLASSES, choice, real, whole, wholes
 from stream_ann.nets.contract import State
-from stream_ann.nets.layers import conv_norm, initialise
+from stream_ann.nets.layers import conv_norm, global_average, initialise
 from stream_ann.nets.resann import Stem
 from stream_ann.nets.trunk import Trunk, TrunkStep
 
@@ -133,7 +133,7 @@ class MSDHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, channels, H, W] of the coarsest scale to logits, float [B, classes]."""
-        logits: Tensor = self.linear(self.second(self.first(features)).mean((2, 3)))
+        logits: Tensor = self.linear(global_average(self.second(self.first(features))))
         return logits
 
 

@@ -91,7 +91,8 @@ class TrainOptions:
     """What the learning rate of everything but new heads is multiplied by, over 0 and at most 1."""
 
     amp: Amp = "auto"
-    """Type that convolutions and matrix products compute in. ``"auto"``: bfloat16 on GPUs, float32 on CPUs."""
+    """Type that convolutions and matrix products compute in. ``"auto"``: bfloat16 on GPUs, float32 on CPUs, where it
+    depends on the processor and the net which is faster."""
     compile: bool = False
     """Compile each member by torch.compile: slower to start, faster afterwards."""
 

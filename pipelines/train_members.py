@@ -1,0 +1,123 @@
+"""Training an EANN: members of growing cost one after another, assembled into one net."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipelines.train import TrainResult, given_command, train, validated
+from stream_ann import weights as weights_room
+from stream_ann.card import Card
+from stream_ann.errors import UsageError
+from stream_ann.training.assemble import assemble
+from stream_ann.training.data import Data
+from stream_ann.training.distributed import device_for
+from stream_ann.training.evaluate import AnytimeCurve
+
+__all__ = ["MembersResult", "train_members"]
+
+
+@dataclass(frozen=True, slots=True)
+class MembersResult:
+    """What came of training an EANN."""
+
+    members: tuple[TrainResult, ...]
+    """Each member's own run, as far as they have come."""
+    card: Card | None
+    """The card of the EANN; None if a run was interrupted."""
+    path: Path | None
+    """Where that card lies; None if a run was interrupted."""
+    curve: AnytimeCurve | None
+    """Every exit of the EANN on the validation images."""
+
+
+def train_members(
+    data: Data,
+    archs: Mapping[str, str | Mapping[str, Any]],
+    *,
+    out: str | os.PathLike[str],
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    licence: str | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> MembersResult:
+    """Train members of growing cost, and assemble them (Hu et al., arXiv 1708.06832v2, section 4).
+
+    Each should cost about twice as much as the one before. The first is trained with the weighting ``sieve``, the
+    others with ``sieve-member``, which leaves out the exits whose budgets the member before covers.
+
+    Args:
+        data: Opened data.
+        archs: Architecture of each member by the name that it is to have, cheapest first, as :func:`pipelines.train`
+            takes them.
+        out: Folder for the EANN's weights and card, named like it, and a folder ``member-NAME`` for each member's run.
+        seed: What every random choice follows from.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        resume: Go on where an earlier call was interrupted; members that are done are not trained again.
+        licence: SPDX identifier for the cards.
+        console: Where progress is shown; None for nowhere.
+        options: As in :func:`pipelines.train`.
+
+    Raises:
+        StreamAnnError: As :func:`pipelines.train`, and if the members' costs do not grow.
+    """
+    if not archs:
+        raise UsageError("an EANN of no members", "name at least one architecture")
+    folder = Path(out)
+    weightings: Sequence[str] = ["sieve", *["sieve-member"] * (len(archs) - 1)]
+    results = []
+    for (name, arch), weighting in zip(archs.items(), weightings, strict=True):
+        result = train(
+            data,
+            out=folder / f"member-{name}",
+            name=name,
+            arch=arch,
+            seed=seed,
+            device=device,
+            resume=resume,
+            licence=licence,
+            console=console,
+            **{"weighting": weighting, **options},
+        )
+        results.append(result)
+        if result.path is None:
+            return MembersResult(tuple(results), None, None, None)
+    loaded = {
+        name: weights_room.load(result.path)
+        for name, result in zip(archs, results, strict=True)
+        if result.path is not None
+    }
+    first = next(iter(loaded.values()))
+    target = folder / folder.resolve().name
+    weights_room.save(
+        assemble({name: one.net for name, one in loaded.items()}),
+        target,
+        title=f"EANN of {len(loaded)} members trained on {data.name}",
+        description=f"Members {', '.join(loaded)}, trained one by one on '{data.name}' and assembled.",
+        classes=data.classes,
+        preprocessing=first.card.preprocessing,
+        training={
+            "kind": "trained",
+            "command": given_command(),
+            "data": data.name,
+            "seed": seed,
+            "members": {name: dict(one.card.training) for name, one in loaded.items()},
+        },
+        licence=first.card.licence,
+    )
+    card, curve = validated(
+        target,
+        data,
+        device=device_for(device),
+        batch_size=64,
+        command=shlex.join(["stream-ann", "evaluate", target.name, data.name]),
+    )
+    return MembersResult(tuple(results), card, target.with_name(target.name + ".json"), curve)
