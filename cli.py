@@ -100,6 +100,9 @@ def live(
     ],
     weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on the CPU; by default one core is left to the decoder.")
+    ] = None,
     view: Annotated[View, typer.Option(help="Where to show it.")] = View.auto,
     record: Annotated[
         Path | None,
@@ -139,6 +142,7 @@ def live(
         source,
         weights=weights,
         device=device,
+        threads=threads,
         deadline_ms=deadline_ms,
         confidence=confidence,
         readout=readout.value,

@@ -59,6 +59,7 @@ class LiveRun(Iterator[FrameResult]):
         loaded: weights_room.Weights,
         *,
         device: str,
+        threads: int | None,
         policy: Policy,
         readout: str,
         top_k: int,
@@ -82,7 +83,11 @@ class LiveRun(Iterator[FrameResult]):
         """Whether frames wait for their turn instead of being replaced."""
         clock = MonotonicClock()
         self.engine = open_engine(
-            loaded.net, self.card.preprocessing, device=device, temperatures=self.card.temperatures
+            loaded.net,
+            self.card.preprocessing,
+            device=device,
+            temperatures=self.card.temperatures,
+            threads=threads,
         )
         """The engine that runs the plan."""
         self.stats = LiveStats(len(self.plan))
@@ -175,6 +180,7 @@ def live(
     *,
     weights: str | os.PathLike[str] = "imagenet",
     device: str = "auto",
+    threads: int | None = None,
     deadline_ms: float | None = None,
     confidence: float | None = None,
     readout: str = "latest",
@@ -190,6 +196,8 @@ def live(
             ``pattern:640x360@25``, or a source object.
         weights: Name of bundled weights, or path of a weights file or its card.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        threads: Torch threads on the CPU, for the whole process; by default one core is left to the decoder. More are
+            faster on a machine that does nothing else, and far slower beside other work.
         deadline_ms: Stop refining a frame when the next step would end later than this after its arrival.
         confidence: Stop refining a frame once its answer is at least this probable.
         readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.
@@ -210,6 +218,8 @@ def live(
     """
     if top_k < 1:
         raise UsageError(f"top-k must be at least 1, got {top_k}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"max-frames must be at least 1, got {max_frames}")
     policy: Policy = UntilNextFrame()
@@ -222,6 +232,7 @@ def live(
         opened,
         weights_room.load(weights),
         device=device,
+        threads=threads,
         policy=policy,
         readout=readout,
         top_k=top_k,

@@ -91,8 +91,8 @@ class TestEvaluationPlot:
             "early exit, at most 1 points lost",
         ]
         stars = [line for line in axes.lines if line.get_marker() == "*" and len(line.get_xdata())]  # type: ignore[arg-type]
-        assert np.allclose(stars[0].get_xdata(), early.macs / 1e6)
-        assert np.allclose(stars[0].get_ydata(), 100 * early.top1)
+        assert np.allclose(np.asarray(stars[0].get_xdata(), float), early.macs / 1e6)
+        assert np.allclose(np.asarray(stars[0].get_ydata(), float), 100 * early.top1)
 
     def test_without_early_exit(self):
         axes = evaluation_plot(anytime_curve(outputs(), PLAN, readouts=["latest"])).axes[0]

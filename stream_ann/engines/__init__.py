@@ -21,6 +21,7 @@ def open_engine(
     *,
     device: str = "auto",
     temperatures: Sequence[float] | None = None,
+    threads: int | None = None,
 ) -> TorchEngine:
     """Open the best engine there is for a device; warms up and times each step, which takes a moment.
 
@@ -29,8 +30,9 @@ def open_engine(
         preprocessing: How a picture becomes the network's input.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         temperatures: What the logits of each exit are divided by; 1 for each by default.
+        threads: Torch threads on the CPU; by default one core is left to the decoder.
 
     Raises:
         DeviceError: If the device is not there or cannot be used.
     """
-    return TorchEngine(net, preprocessing, device=device_named(device), temperatures=temperatures)
+    return TorchEngine(net, preprocessing, device=device_named(device), temperatures=temperatures, threads=threads)

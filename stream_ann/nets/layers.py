@@ -90,7 +90,7 @@ class _GlobalAverage(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        each = gradients[0] / (ctx.shape[2] * ctx.shape[3])
+        each: Tensor = gradients[0] / (ctx.shape[2] * ctx.shape[3])
         layout = torch.channels_last if ctx.channels_last else torch.contiguous_format
         return each[:, :, None, None].expand(ctx.shape).contiguous(memory_format=layout)
 
