@@ -286,6 +286,9 @@ def evaluate(
     into_card: Annotated[
         bool, typer.Option("--into-card", help="Write accuracies, temperatures and thresholds into the card.")
     ] = False,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share held out where the data has no val folder; by default the card's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="By default the card's.")] = None,
 ) -> None:
     """Measure every exit on a data set: accuracy, calibration, cost and time; and calibrate early exit.
@@ -305,6 +308,7 @@ def evaluate(
         max_drop=max_drop,
         target_cost=target_cost,
         readout=readout.value,
+        val_fraction=val_fraction,
         seed=seed,
         json=as_json,
         csv=csv,

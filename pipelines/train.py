@@ -225,6 +225,7 @@ def _save(
             "data": data.name,
             "images": len(data.train),
             "seed": options.seed,
+            "val_fraction": val_fraction,
             "init": None if base is None else {"name": base.name, "sha256": base.file.sha256},
             "options": {key: value for key, value in options.decisive().items() if key != "seed"},
             "augment": dataclasses.asdict(trainer.augment),

@@ -77,7 +77,35 @@ def measured_table() -> str:
     return f"{where}\n\n{table(['figure', 'measured'], rows)}"
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"weights": weights_table, "measured": measured_table}
+def training_section() -> str:
+    """Fine-tuning, the speed of training, and the paper's comparison."""
+    tuned, speed = result("finetune"), result("train_speed")
+    paper = json.loads((RESULTS / "paper-cpu" / "table.json").read_text())
+    t, s = tuned["results"], speed["results"]
+    exits = ", ".join(f"{e['name']} {100 * e['top1']:.1f} %" for e in t["exits"])
+    every, last, share = s["all heads"], s["last head only"], s["all_to_last"]["images_per_s"]
+    best, whole = paper["methods"][0], paper["cumulative_macs"][-1] / 1e6
+    seeds = min(row["seeds"] for row in paper["methods"])
+    points = [
+        f"Fine-tuning to {t['data']} ({t['training']['images']:,} images to train on) took {t['elapsed_s'] / 60:.0f} "
+        f"minutes on {tuned['machine']['cores']} cores. Top-1 on {t['images_validated']:,} other images: {exits} "
+        f"(`{tuned['command']}`).",
+        f"Training all {every['exits']} exits of a small anytime ResNet runs at {100 * share:.0f} % of the images/s of "
+        f"the same trunk with its last exit alone ({every['macs'] / 1e6:.2f} and {last['macs'] / 1e6:.2f} MMACs; "
+        f"`{speed['command']}`).",
+        f"The paper's comparison in small ({paper['data']}, {paper['images']['train']:,} images, {paper['epochs']} "
+        f"epochs, {seeds} seeds, nets of {whole:.0f} MMACs, far from convergence: indicative only). Best on average "
+        f"over its exits is `{best['method']}`, {100 * best['over_msdnet']:+.1f} points over an MSDNet at the same "
+        "cost. Table and plot: [benchmarks/results/paper-cpu](benchmarks/results/paper-cpu/table.md).",
+    ]
+    return "\n".join(f"- {point}" for point in points)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "weights": weights_table,
+    "training": training_section,
+    "measured": measured_table,
+}
 
 
 def updated(text: str) -> str:

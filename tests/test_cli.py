@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
@@ -283,3 +285,69 @@ def test_doctor_finds_this_installation_sound():
     for what in ("python", "torch", "opencv", "av", "weights imagenet"):
         assert re.search(rf"^ok +{what} ", out, re.MULTILINE), out
     assert {f["state"] for f in json.loads(run("doctor", "--json")[1])} <= {"ok", "note"}
+
+
+@pytest.fixture
+def flowers(tmp_path) -> Path:
+    """Two classes that differ in colour, 12 pictures each."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(("rose", "tulip")):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for i in range(12):
+            picture = random.integers(0, 100, (32, 32, 3), dtype=np.uint8)
+            picture[:, :, number] += 120
+            Image.fromarray(picture).save(tmp_path / "flowers" / name / f"{i}.png")
+    return tmp_path / "flowers"
+
+
+class TestTraining:
+    SMALL = ("--arch", "resann@32", "--epochs", "2", "--batch-size", "8", "--val-fraction", "0.25", "--no-plots")
+
+    def test_train_then_verify_evaluate_and_live(self, flowers, tmp_path):
+        out = tmp_path / "trained"
+        code, stdout, err = run("train", flowers, "--out", out, "--device", "cpu", *self.SMALL)
+        assert code == 0, err
+        card = Path(stdout.strip())
+        assert card == out / "trained.json"
+        assert run("weights", "verify", card)[0] == 0
+
+        code, stdout, err = run("evaluate", card, flowers, "--device", "cpu", "--json", "-", "--into-card")
+        assert code == 0, err
+        assert json.loads(stdout)["images"] == 6  # the card knows which part was held out
+        steps = json.loads(card.read_text())["steps"]
+        assert all(step["temperature"] > 0 for step in steps)
+        assert run("weights", "verify", card)[0] == 0
+
+        code, stdout, err = run(
+            *LIVE, flowers / "rose", "--weights", out, "--no-realtime", "--max-frames", "2", "--events", "-"
+        )
+        assert code == 0, err
+        assert {json.loads(line)["label"] for line in stdout.splitlines()} <= {"rose", "tulip"}
+
+    def test_a_finished_run_is_not_overwritten(self, flowers, tmp_path):
+        out = tmp_path / "trained"
+        assert run("train", flowers, "--out", out, "--device", "cpu", *self.SMALL)[0] == 0
+        code, _, err = run("train", flowers, "--out", out, "--device", "cpu", *self.SMALL)
+        assert code == 1
+        assert "there is a training run in" in err
+
+    @pytest.mark.parametrize(
+        ("args", "says"),
+        [
+            (("--arch", "resnt"), "did you mean 'resann'|resnet|no architecture"),
+            (("--weighting", "sive"), "did you mean 'sieve'"),
+            (("--init", "imagnet"), "did you mean 'imagenet'"),
+            (("--lr", "-1"), "lr is -1"),
+            (("--arch", "resann", "--init", "imagenet"), "give one of them"),
+        ],
+    )
+    def test_bad_options_are_one_line(self, args, says, flowers, tmp_path):
+        code, _, err = run("train", flowers, "--out", tmp_path / "t", "--device", "cpu", "--epochs", "1", *args)
+        assert code == 1
+        assert re.search(f"^error: .*({says})", err, re.MULTILINE), err
+
+    def test_a_folder_of_one_class_is_refused(self, flowers, tmp_path):
+        shutil.rmtree(flowers / "tulip")
+        code, _, err = run("train", flowers, "--out", tmp_path / "t", "--device", "cpu", *self.SMALL)
+        assert code == 1
+        assert re.search("^error: .*class", err, re.MULTILINE), err
