@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,9 @@ def test_modules_stay_readable():
         lines = len(path.read_text().splitlines())
         limit = 700 if path.name == "cli.py" else 450  # the command line is one flat list of options
         assert lines <= limit, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+
+
+def test_opencv_is_imported_before_av():
+    """The other way round, OpenCV's windows hang for ever (opencv#21952)."""
+    code = "import sys, pipelines; names = list(sys.modules); assert names.index('cv2') < names.index('av')"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_command_runs(command, folder):
 def test_python_runs(block, capsys):
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_the_event_shown_is_what_the_command_prints():
+    """All but the times, which differ from run to run."""
+    (shown,) = [json.loads(block) for block in blocks("json")]
+    command = next(c for c in commands() if "--top-k 2" in c)
+    result = CliRunner().invoke(app, [*shlex.split(command)[1:], "--device", "cpu"])
+    printed = json.loads(result.stdout)
+    assert list(printed) == list(shown)
+    for key in ("source", "frame", "pts_s", "label", "class_id", "exit", "budget_ms", "replaced_before", "ended"):
+        assert printed[key] == shown[key]
+    assert printed["confidence"] == pytest.approx(shown["confidence"], abs=0.01)
+    assert [name for name, _ in printed["top"]] == [name for name, _ in shown["top"]]
+    assert [set(e) for e in printed["exits"]] == [set(e) for e in shown["exits"]]
 
 
 def test_tables_say_what_was_measured():
