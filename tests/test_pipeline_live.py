@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -118,6 +119,33 @@ def test_a_source_that_fails_midway_gives_its_frames_and_then_its_error(small_we
     with pytest.raises(SourceError, match="the cable was pulled"):
         next(run)
     assert_invariant(run)
+
+
+def test_a_frame_that_ctrl_c_cut_short_is_counted_too(small_weights, monkeypatch):
+    run = pipelines.live(FakeSource(pictures(3)), weights=small_weights, device="cpu", realtime=False)
+    next(run)
+
+    def interrupted(step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.engine, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    assert run.counts.results == 1
+    assert_invariant(run)
+
+
+def test_temperatures_of_the_card_reach_the_engine(small_weights, tmp_path):
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(small_weights.with_suffix(suffix), tmp_path)
+    path = tmp_path / "small.json"
+    card = json.loads(path.read_text())
+    for step in card["steps"]:
+        step["temperature"] = 1e6
+    path.write_text(json.dumps(card))
+    with pipelines.live(FakeSource(pictures(1)), weights=path, device="cpu", realtime=False) as run:
+        (result,) = run
+    assert [e.confidence for e in result.exits] == pytest.approx([0.2] * 3, abs=1e-3)
 
 
 def test_max_frames_ends_the_run(clip, small_weights):

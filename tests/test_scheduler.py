@@ -90,6 +90,16 @@ class TestDeadline:
         with pytest.raises(UsageError, match="deadline must be more than 0 ms"):
             Deadline(deadline_ms)
 
+    def test_what_a_step_took_decides_not_what_it_was_thought_to_take(self):
+        clock = FakeClock()
+        slot = ScriptedSlot(frames_at([0.0, 1.0]), clock)
+        engine = FakeEngine(clock, [0.010, 0.010])
+        scheduler = Scheduler(engine, slot, clock, classes=NAMES, policy=Deadline(25))
+        engine.step_s = (0.010, 0.020)  # the second step has become slower since it was timed
+        first, second = scheduler.results()
+        assert [e.done_ms for e in first.exits] == pytest.approx([10, 30])  # too late, as nobody could know
+        assert [e.done_ms for e in second.exits] == pytest.approx([10])
+
 
 class TestConfident:
     def test_stops_once_the_answer_is_sure_enough(self):
