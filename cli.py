@@ -167,7 +167,11 @@ def train(
     data: Annotated[str, typer.Argument(help="Folder in ImageFolder layout or of clips, or the name of a public set.")],
     out: Annotated[Path, typer.Option(help="Folder for weights, card, history, plots, checkpoints.", file_okay=False)],
     arch: Annotated[
-        str | None, typer.Option(help="Train this from scratch: resann, denseann, msdnet, lite0@128, resnet18@224, ...")
+        str | None,
+        typer.Option(
+            help="Train this from scratch: resann, denseann, msdnet, lite0@128, resnet18@224, ...; several, "
+            "cheapest first and separated by commas, are trained one by one and assembled into an EANN."
+        ),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Fine-tune these weights, such as imagenet.")] = None,
     weighting: Annotated[
@@ -215,48 +219,63 @@ def train(
     """
     from rich.console import Console
 
-    from pipelines.train import train as run
+    from stream_ann.errors import UsageError
 
-    console = Console(stderr=True)
-    result = run(
-        data,
-        out=out,
-        arch=arch,
-        init=init,
-        name=name,
-        boost=boost,
-        teacher=teacher,
-        resume=resume,
-        val_fraction=val_fraction,
-        limit_per_class=limit_per_class,
-        seed=seed,
-        device=device,
-        plots=plots,
-        licence=licence,
-        console=console,
-        weighting=weighting,
-        alternate=alternate or None,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        optimizer=optimizer,
-        schedule=schedule,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        equilibrium=equilibrium or None,
-        final_first=final_first,
-        self_distill=self_distill,
-        distill=distill,
-        mixup=mixup,
-        cutmix=cutmix,
-        average=average,
-        amp=amp,
-        compile=compile or None,
-    )
-    if result.history.interrupted:
+    options: dict[str, Any] = {
+        "weighting": weighting,
+        "alternate": alternate or None,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "equilibrium": equilibrium or None,
+        "final_first": final_first,
+        "self_distill": self_distill,
+        "distill": distill,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "average": average,
+        "amp": amp,
+        "compile": compile or None,
+    }
+    shared: dict[str, Any] = {
+        "out": out,
+        "name": name,
+        "resume": resume,
+        "val_fraction": val_fraction,
+        "limit_per_class": limit_per_class,
+        "seed": seed,
+        "device": device,
+        "plots": plots,
+        "licence": licence,
+        "console": Console(stderr=True),
+        "teacher": teacher,
+        **options,
+    }
+    if arch is not None and "," in arch and not arch.lstrip().startswith("{"):
+        if init is not None or boost:
+            raise UsageError(
+                "members of an EANN are trained from scratch and unboosted", "leave out --init and --boost"
+            )
+        from pipelines.train_members import train_members
+
+        members = [part.strip() for part in arch.split(",")]
+        if weighting is None:
+            del shared["weighting"]  # each member's own default
+        trained = train_members(data, {part.replace("@", "-"): part for part in members}, **shared)
+        interrupted, path = trained.members[-1].history.interrupted, trained.path
+    else:
+        from pipelines.train import train as run
+
+        result = run(data, arch=arch, init=init, boost=boost, **shared)
+        interrupted, path = result.history.interrupted, result.path
+    if interrupted:
         raise typer.Exit(130)
-    if result.path is not None:
-        _print(str(result.path))
+    if path is not None:  # it is, in the process that leads
+        _print(str(path))
 
 
 @app.command()

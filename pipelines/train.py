@@ -124,7 +124,7 @@ def train(
         OutputError: Something cannot be written.
     """
     folder = Path(out)
-    name = _checked_name(name, folder)
+    name = checked_name(name, folder)
     known = {field.name for field in dataclasses.fields(TrainOptions)} - {"seed", "device"}
     for key in options:
         if key not in known:
@@ -307,7 +307,8 @@ def given_command() -> str:
     return shlex.join([program, *words]) if program == "stream-ann" else "pipelines.train"
 
 
-def _checked_name(name: str | None, folder: Path) -> str:
+def checked_name(name: str | None, folder: Path) -> str:
+    """``name`` if weights can be called that, by default the folder's. Raises UsageError."""
     if name is None:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "trained"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,17 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines.train import TrainResult, given_command, train, validated
+from pipelines.architectures import PHOTOGRAPH_RESOLUTION_PX, resolution_named
+from pipelines.train import TrainResult, checked_name, given_command, train, validated
 from stream_ann import weights as weights_room
 from stream_ann.card import Card
 from stream_ann.errors import UsageError
+from stream_ann.nets import build
 from stream_ann.training.assemble import assemble
-from stream_ann.training.data import Data
+from stream_ann.training.data import Data, open_data
 from stream_ann.training.distributed import device_for
 from stream_ann.training.evaluate import AnytimeCurve
+from stream_ann.training.stepper import resolution_of
 
 __all__ = ["MembersResult", "train_members"]
 
@@ -38,10 +42,14 @@ class MembersResult:
 
 
 def train_members(
-    data: Data,
+    data: str | os.PathLike[str] | Data,
     archs: Mapping[str, str | Mapping[str, Any]],
     *,
     out: str | os.PathLike[str],
+    name: str | None = None,
+    val_fraction: float = 0.1,
+    limit_per_class: int | None = None,
+    download: bool = True,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -55,10 +63,14 @@ def train_members(
     others with ``sieve-member``, which leaves out the exits whose budgets the member before covers.
 
     Args:
-        data: Opened data.
+        data: A folder or the name of a data set, see :func:`stream_ann.training.data.open_data`; or opened data.
         archs: Architecture of each member by the name that it is to have, cheapest first, as :func:`pipelines.train`
             takes them.
         out: Folder for the EANN's weights and card, named like it, and a folder ``member-NAME`` for each member's run.
+        name: Name of the weights; by default that of the folder.
+        val_fraction: Share that is held out where the data has no part of its own to validate on.
+        limit_per_class: At most so many images or clips of each class.
+        download: Whether a data set with a name may be downloaded.
         seed: What every random choice follows from.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         resume: Go on where an earlier call was interrupted; members that are done are not trained again.
@@ -71,15 +83,21 @@ def train_members(
     """
     if not archs:
         raise UsageError("an EANN of no members", "name at least one architecture")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("several processes cannot train members", "train each with torchrun, and assemble them")
     folder = Path(out)
+    name = checked_name(name, folder)
+    if not isinstance(data, Data):
+        data = _opened(data, list(archs.values()), val_fraction, limit_per_class, download, seed)
     weightings: Sequence[str] = ["sieve", *["sieve-member"] * (len(archs) - 1)]
     results = []
-    for (name, arch), weighting in zip(archs.items(), weightings, strict=True):
+    for (member, arch), weighting in zip(archs.items(), weightings, strict=True):
         result = train(
             data,
-            out=folder / f"member-{name}",
-            name=name,
+            out=folder / f"member-{member}",
+            name=member,
             arch=arch,
+            val_fraction=val_fraction,
             seed=seed,
             device=device,
             resume=resume,
@@ -96,7 +114,7 @@ def train_members(
         if result.path is not None
     }
     first = next(iter(loaded.values()))
-    target = folder / folder.resolve().name
+    target = folder / name
     weights_room.save(
         assemble({name: one.net for name, one in loaded.items()}),
         target,
@@ -109,6 +127,7 @@ def train_members(
             "command": given_command(),
             "data": data.name,
             "seed": seed,
+            "val_fraction": val_fraction,
             "members": {name: dict(one.card.training) for name, one in loaded.items()},
         },
         licence=first.card.licence,
@@ -121,3 +140,28 @@ def train_members(
         command=shlex.join(["stream-ann", "evaluate", target.name, data.name]),
     )
     return MembersResult(tuple(results), card, target.with_name(target.name + ".json"), curve)
+
+
+def _opened(
+    spec: str | os.PathLike[str],
+    archs: Sequence[str | Mapping[str, Any]],
+    val_fraction: float,
+    limit_per_class: int | None,
+    download: bool,
+    seed: int,
+) -> Data:
+    """The data, photographs no larger than the largest member will need them."""
+    resolutions = [
+        (resolution_named(arch) or PHOTOGRAPH_RESOLUTION_PX)
+        if isinstance(arch, str)
+        else resolution_of(build(arch, device="meta"))
+        for arch in archs
+    ]
+    return open_data(
+        spec,
+        val_fraction=val_fraction,
+        seed=seed,
+        limit_per_class=limit_per_class,
+        download=download,
+        short_side_px=math.ceil(1.25 * max(resolutions)),
+    )

@@ -324,6 +324,16 @@ class TestTraining:
         assert code == 0, err
         assert {json.loads(line)["label"] for line in stdout.splitlines()} <= {"rose", "tulip"}
 
+    def test_members_are_trained_one_by_one_and_assembled(self, flowers, tmp_path):
+        out = tmp_path / "pair"
+        arch = ("--arch", "resann@16,resann@32")
+        code, stdout, err = run("train", flowers, "--out", out, "--device", "cpu", *self.SMALL, *arch)
+        assert code == 0, err
+        assert Path(stdout.strip()) == out / "pair.json"
+        card = json.loads((out / "pair.json").read_text())
+        assert card["arch"]["members"] == [["resann-16", 16], ["resann-32", 32]]
+        assert run("weights", "verify", out)[0] == 0
+
     def test_a_finished_run_is_not_overwritten(self, flowers, tmp_path):
         out = tmp_path / "trained"
         assert run("train", flowers, "--out", out, "--device", "cpu", *self.SMALL)[0] == 0
