@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -502,10 +503,13 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 def main() -> NoReturn:
     """Entry point of the command ``stream-ann``."""
     code: object = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     try:
         app()
     except SystemExit as end:
         code = end.code
+    except KeyboardInterrupt:  # outside of any command: while its arguments were read
+        code = 130
     # Every file is closed and every thread has ended by now. Taking torch apart module by module would cost seconds,
     # during which Ctrl-C seems to hang.
     with contextlib.suppress(OSError):

@@ -130,6 +130,15 @@ class TestLive:
         with av.open(str(video)) as container:
             assert sum(1 for _ in container.decode(video=0)) == len(lines)
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+    def test_interrupted_while_it_still_loads(self, number):
+        process = start(*LIVE, "pattern:320x240@30")
+        time.sleep(0.8)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+
     def test_a_killed_run_leaves_valid_files(self, tmp_path):
         events, video = tmp_path / "e.jsonl", tmp_path / "v.mkv"
         process = start(*LIVE, "pattern:320x240@30", "--events", events, "--record", video)
