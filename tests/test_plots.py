@@ -99,6 +99,15 @@ class TestEvaluationPlot:
         assert len([t for t in axes.texts if t.get_text() in PLAN.exit_names]) == 3
 
 
+def test_of_many_series_no_two_look_alike():
+    series = [Series(f"method {i}", [1e6, 2e6], [0.1, 0.2]) for i in range(14)]
+    axes = accuracy_plot(series).axes[0]
+    looks = {
+        (line.get_color(), line.get_linestyle(), line.get_marker()) for line in axes.lines if line.get_label()[0] != "_"
+    }
+    assert len(looks) == 14
+
+
 class TestLearningPlot:
     def test_a_line_for_each_exit(self):
         axes = learning_plot([1, 2, 3], [[0.1, 0.2], [0.3, 0.4], [0.35, 0.5]], ["first", "last"]).axes[0]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from stream_ann.errors import MissingExtraError, OutputError, UsageError, nearest
 
@@ -39,6 +39,8 @@ _LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), "-
 _GREY = "#5F6368"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _MOST_NAMES = 12
+_MOST_INSIDE = 8
+"""A longer legend stands beside the plot, where it covers nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +262,9 @@ def _new_figure() -> tuple[Figure, Axes]:
 def _draw(
     axes: Axes, series: Series, number: int, xs: list[float], ys: list[float], errors: list[float] | None
 ) -> None:
-    colour = _COLOURS[number % len(_COLOURS)]
-    marker = _MARKERS[number % len(_MARKERS)]
+    # Colours come again after seven; marker and line are then others, so that no two series look alike.
+    again, kind = divmod(number, len(_COLOURS))
+    colour, marker = _COLOURS[kind], _MARKERS[(kind + again) % len(_MARKERS)]
     if series.kind == "star":
         axes.errorbar(
             xs,
@@ -277,7 +280,7 @@ def _draw(
             zorder=5,
         )
         return
-    line = {"anytime": _LINES[number % len(_LINES)], "line": "-", "points": "none"}[series.kind]
+    line = {"anytime": _LINES[(kind + 2 * again) % len(_LINES)], "line": "-", "points": "none"}[series.kind]
     style = "steps-post" if series.kind == "anytime" else "default"
     axes.plot(xs, ys, color=colour, linestyle=line, drawstyle=style, linewidth=1.8, zorder=3)
     if errors is not None:
@@ -305,6 +308,9 @@ def _finish(figure: Figure, axes: Axes, title: str, subtitle: str) -> None:
         figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold", parse_math=False)
     if subtitle:
         axes.set_title(subtitle, loc="left", fontsize=9.5, color=_GREY, parse_math=False)
-    legend = axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+    where: dict[str, Any] = {"loc": "lower right"}
+    if len(axes.get_legend_handles_labels()[1]) > _MOST_INSIDE:
+        where = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    legend = axes.legend(**where, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)  # names may hold a dollar sign
