@@ -3,7 +3,7 @@
 Trains one anytime network by each method, the OPT networks (the same trunk, trained for one exit only) at a quarter,
 half, three quarters and the whole of its cost, and an MSDNet as a peer; same data, same recipe, several seeds. Each run
 leaves a JSON of its own; what is there already is not run again, and a run that was interrupted goes on. From them come
-``table.json``, ``table.md`` (relative increase of the error over OPT, arXiv 1708.06832v3, section 4) and ``curve.png``.
+``table.json``, ``table.md`` (relative increase of the error over OPT, arXiv 1708.06832v3) and ``curve.png``.
 
     python -m benchmarks.paper_table --preset smoke --out OUT                   a minute, made-up data
     python -m benchmarks.paper_table --preset cpu --data FOLDER --out OUT       an hour or two on two cores
