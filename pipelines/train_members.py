@@ -57,7 +57,7 @@ def train_members(
     console: Console | None = None,
     **options: Any,
 ) -> MembersResult:
-    """Train members of growing cost, and assemble them (Hu et al., arXiv 1708.06832v2, section 4).
+    """Train members of growing cost, and assemble them (Hu et al., arXiv 1708.06832v2).
 
     Each should cost about twice as much as the one before. The first is trained with the weighting ``sieve``, the
     others with ``sieve-member``, which leaves out the exits whose budgets the member before covers.

@@ -205,7 +205,7 @@ class AdaLoss:
 
 
 class Alternating:
-    """Another weighting, and in each iteration an extra weight on one exit drawn anew (arXiv 1708.06832v2, section 3).
+    """Another weighting, and in each iteration an extra weight on one exit drawn anew (arXiv 1708.06832v2).
 
     Exit k is drawn with probability w_k / W, W being the sum of the weights, and gets W / 2 more. On average every
     weight is 1.5 times itself: only the variance is new.
