@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_ann.errors import MissingExtraError
+from stream_ann.whole_files import whole_file
 
 __all__ = ["summarise", "write_report"]
 
@@ -82,8 +83,9 @@ def write_report(folder: Path) -> str:
     summary = summarise([report["results"] for report in reports])
     summary["machine"], summary["versions"] = reports[0]["machine"], reports[0]["versions"]
     text = _markdown(summary)
-    (folder / "table.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    (folder / "table.md").write_text(text + "\n")
+    for name, content in (("table.json", json.dumps(summary, indent=2, allow_nan=False)), ("table.md", text)):
+        with whole_file(folder / name) as file:
+            file.write(f"{content}\n".encode())
     try:
         _plot(summary, folder / "curve.png")
     except MissingExtraError as error:

@@ -8,7 +8,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from stream_ann import __version__
+from stream_ann.whole_files import whole_file
 
 __all__ = ["machine", "versions", "write"]
 
@@ -67,13 +67,8 @@ def write(path: Path, name: str, results: Any, args: Mapping[str, Any]) -> None:
         "results": results,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(report, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _portable(value: str) -> str:

@@ -6,9 +6,7 @@ import math
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -29,6 +27,7 @@ from stream_ann.training.early_exit import NEVER
 from stream_ann.training.evaluate import anytime_curve
 from stream_ann.training.outputs import collect
 from stream_ann.training.plots import check_plot, evaluation_plot, save
+from stream_ann.whole_files import whole_file
 
 __all__ = ["evaluate", "write_into_card"]
 
@@ -300,21 +299,12 @@ def _write_text(text: str, path: str | os.PathLike[str]) -> None:
         except BrokenPipeError as error:
             raise OutputError("standard output was closed by its reader", "keep the reader running") from error
         return
-    target, name = Path(path), ""
+    target = Path(path)
     try:
         if target.exists() and not target.is_file():  # a pipe or a device cannot be replaced
             target.write_text(text, encoding="utf-8")
             return
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            name = file.name
+        with whole_file(target) as file:
             file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
     except OSError as error:
         raise output_error(target, error) from error
-    finally:
-        if name:
-            with suppress(FileNotFoundError):
-                os.unlink(name)

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from stream_ann.training.plots import evaluation_plot, learning_plot, save
 from stream_ann.training.stepper import resolution_of
 from stream_ann.training.trainer import Trainer
 from stream_ann.training.transfer import fit_classifiers
+from stream_ann.whole_files import whole_file
 
 __all__ = ["CHECKPOINTS", "TrainResult", "given_command", "train", "validated"]
 
@@ -326,11 +326,7 @@ def _make(folder: Path) -> None:
 def _write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror}", "make room, or give another folder") from error

@@ -17,6 +17,7 @@ GROUND = {
     "clock": set(),
     "frames": set(),
     "text": set(),
+    "whole_files": set(),
     "painting": {"text"},
     "nets": {"errors"},
     "preprocess": {"errors"},

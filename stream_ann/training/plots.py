@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from stream_ann.errors import MissingExtraError, OutputError, UsageError, nearest
+from stream_ann.whole_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -214,22 +213,12 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     ending = _format_of(target)
     dated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[ending]
-    name = ""
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            name = file.name
+        with whole_file(target) as file:
             figure.savefig(file, format=ending, dpi=160, metadata=dated)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
     except OSError as error:
         what = f"cannot write '{target}': {error.strerror or error}"
         raise OutputError(what, "choose a folder that can be written to and has room") from error
-    finally:
-        if name:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
 
 
 def _format_of(path: Path) -> str:

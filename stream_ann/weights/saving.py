@@ -18,6 +18,7 @@ from stream_ann.preprocess import Preprocessing
 from stream_ann.weights.card_json import card_to_json
 from stream_ann.weights.finding import SUFFIXES
 from stream_ann.weights.tensor_file import distinct_tensors, to_bytes
+from stream_ann.whole_files import sync_folder
 
 __all__ = ["save", "write_card"]
 
@@ -130,7 +131,7 @@ def _write(contents: Mapping[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for current in contents:
             os.replace(temporary[current], current)
-            _sync_folder(current.parent)
+            sync_folder(current.parent)
     except OSError as error:
         remedy = "choose a folder that can be written to and has room"
         raise OutputError(f"cannot write '{current}': {error.strerror or error}", remedy) from error
@@ -138,13 +139,3 @@ def _write(contents: Mapping[Path, bytes]) -> None:
         for path in temporary.values():
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable, where the platform lets folders be opened (Windows does not)."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
