@@ -1,48 +1,27 @@
-"""Live classification: source, reader thread, slot, scheduler, engine; and views and files for the command line."""
+"""Live classification: source, reader thread, slot, scheduler, engine."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Self
 
-from rich.console import Console
-
-from pipelines.signals import stop_on_signals
 from stream_ann import weights as weights_room
 from stream_ann.clock import MonotonicClock
 from stream_ann.engines import open_engine
-from stream_ann.errors import StreamAnnError, UsageError, nearest
+from stream_ann.errors import UsageError
 from stream_ann.frames import Counts, FrameResult
 from stream_ann.ingest import Reader, Slot, Source, source_from
 from stream_ann.nets.contract import Plan
-from stream_ann.overlay import Overlay
 from stream_ann.readout import readout_named
 from stream_ann.scheduler import Confident, Deadline, Policy, Scheduler, UntilNextFrame
-from stream_ann.sinks import JsonlSink, SinkWorker, TerminalView, VideoSink
-from stream_ann.stats import LiveStats, LiveStatus, StatsSnapshot
-from stream_ann.text import clean
+from stream_ann.stats import LiveStats, LiveStatus
 
-__all__ = ["LiveRun", "LiveSummary", "ViewName", "live", "warn", "watch"]
-
-ViewName = Literal["auto", "terminal", "none"]
+__all__ = ["LiveRun", "live"]
 
 OPEN_TIMEOUT_S = 15.0
 """How long a source may take to give its first sign of life."""
-
-FINISH_TIMEOUT_S = 60.0
-"""How long outputs may take to write what still waits when a run has come to its end."""
-INTERRUPTED_TIMEOUT_S = 1.5
-"""The same for a run that was interrupted: what cannot be written in this time is dropped and counted."""
-PUT_TIMEOUT_S = 0.5
-"""How long a live run waits for an output that cannot keep up, before it drops a result."""
-LOSSLESS_PUT_TIMEOUT_S = 30.0
-"""The same for a run that must lose nothing."""
 
 
 class LiveRun(Iterator[FrameResult]):
@@ -159,7 +138,13 @@ class LiveRun(Iterator[FrameResult]):
             label=partial.label if partial else "",
             confidence=partial.confidence if partial else 0.0,
             exits=partial.exits if partial else (),
+            source=self.source.name,
+            frame=partial.frame if partial else None,
         )
+
+    def statuses(self) -> tuple[LiveStatus, ...]:
+        """What a view shows at this moment, one for each source. Safe to call from any thread."""
+        return (self.status(),)
 
     def stop(self) -> None:
         """Ask the run to end after the present frame. Safe to call from any thread and from a signal handler."""
@@ -239,102 +224,4 @@ def live(
         max_frames=max_frames,
         realtime=realtime,
         on_warning=on_warning,
-    )
-
-
-def _close_all(workers: list[SinkWorker], timeout_s: float) -> None:
-    """Finish all outputs within a time that they share."""
-    until_s = time.monotonic() + timeout_s
-    for worker in workers:
-        worker.close(timeout_s=max(0.1, until_s - time.monotonic()))
-
-
-def warn(console: Console, line: str) -> None:
-    """Print one line of warning, whatever characters are in it."""
-    console.print(f"warning: {clean(line)}", markup=False, highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True, slots=True)
-class LiveSummary:
-    """What there is to say at the end of a run."""
-
-    stats: StatsSnapshot
-    exit_names: tuple[str, ...]
-    elapsed_s: float
-    interrupted: bool
-    dropped: dict[str, int]
-    """For each file or stream written, how many results it lost because it could not keep up or failed."""
-    errors: tuple[StreamAnnError, ...]
-    """What went wrong with outputs; the run went on without them."""
-
-
-def watch(
-    run: LiveRun,
-    *,
-    console: Console,
-    view: str = "auto",
-    record: str | os.PathLike[str] | None = None,
-    events: str | os.PathLike[str] | None = None,
-) -> LiveSummary:
-    """Show a run and write it to files until it ends or is interrupted.
-
-    Args:
-        run: A run of :func:`live`; closed at the end.
-        console: Where the terminal view is drawn and warnings are printed.
-        view: ``"terminal"``, ``"none"``, or ``"auto"``: the terminal if the console is one.
-        record: File for the video with overlay (mp4, mkv or webm). A file that is there already is kept as
-            ``NAME.previous.EXT``; so with ``events``.
-        events: File for one JSON object a frame and line, ``-`` for standard output.
-
-    Raises:
-        UsageError: If the view does not exist.
-        OutputError: If an output cannot be written.
-        SourceError: If the source fails.
-    """
-    if view not in get_args(ViewName):
-        raise UsageError(f"no view is called '{view}'", nearest(view, get_args(ViewName)))
-    names = run.plan.exit_names
-    workers: list[SinkWorker] = []
-    sinks: list[JsonlSink | VideoSink] = []
-    errors: list[StreamAnnError] = []
-    shown = view == "terminal" or (view == "auto" and console.is_terminal)
-    put_timeout_s = LOSSLESS_PUT_TIMEOUT_S if run.lossless else PUT_TIMEOUT_S
-    completed = False
-    begun_s = time.monotonic()
-    with ExitStack() as stack:
-        stack.callback(run.close)
-        stack.callback(lambda: _close_all(workers, FINISH_TIMEOUT_S if completed else INTERRUPTED_TIMEOUT_S))
-
-        def failed(error: StreamAnnError) -> None:
-            errors.append(error)
-            warn(console, str(error))
-            if not shown and all(worker.error is not None for worker in workers):
-                run.stop()  # nobody would see what comes now
-
-        def attach(sink: JsonlSink | VideoSink) -> None:
-            sinks.append(sink)
-            workers.append(SinkWorker(sink, timeout_s=put_timeout_s, on_error=failed))
-
-        if events is not None:
-            attach(JsonlSink(events))
-        if record is not None:
-            overlay = Overlay(names)
-            attach(VideoSink(Path(record), draw=lambda result: overlay.draw(result, run.stats.snapshot())))
-        if shown:
-            stack.enter_context(TerminalView(run.source.name, names, run.status, console=console))
-        came = stack.enter_context(stop_on_signals(run.stop))
-        for result in run:
-            for worker in workers:
-                worker.put(result)
-        completed = not came.is_set()
-    for path in (sink.previous for sink in sinks):
-        if path is not None:
-            warn(console, f"the file that was there before is now '{path}'")
-    return LiveSummary(
-        stats=run.stats.snapshot(),
-        exit_names=names,
-        elapsed_s=time.monotonic() - begun_s,
-        interrupted=came.is_set(),
-        dropped={worker.name: worker.dropped for worker in workers if worker.dropped},
-        errors=tuple(errors),
     )

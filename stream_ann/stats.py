@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_ann.frames import Counts, ExitAnswer, FrameResult
+from stream_ann.frames import Counts, ExitAnswer, Frame, FrameResult
+from stream_ann.states import StateChange
 
 __all__ = ["Latency", "LiveStats", "LiveStatus", "StatsSnapshot"]
 
@@ -60,6 +61,12 @@ class LiveStatus:
     """Its probability, 0 to 1."""
     exits: tuple[ExitAnswer, ...]
     """The exits that the present frame has reached."""
+    source: str = ""
+    """Name of the source."""
+    state: StateChange | None = None
+    """How the source is doing, and since when; None where it does not say."""
+    frame: Frame | None = None
+    """The frame that the answer is about: the present one, or the last finished one; None before the first answer."""
 
 
 class LiveStats:

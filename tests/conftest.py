@@ -17,7 +17,7 @@ THREAD_PREFIX = "stream-ann"
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

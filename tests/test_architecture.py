@@ -22,7 +22,8 @@ GROUND = {
     "nets": {"errors"},
     "preprocess": {"errors"},
     "readout": {"errors", "frames"},
-    "stats": {"frames"},
+    "states": set(),
+    "stats": {"frames", "states"},
     "card": {"errors", "nets", "preprocess"},
 }
 """Floor 1: each room and the rooms of the same floor that it builds on."""
@@ -31,7 +32,10 @@ UPPER = {"engines", "scheduler", "ingest", "sinks", "overlay", "weights", "train
 
 
 def modules() -> list[Path]:
-    return [*sorted(p for d in ("stream_ann", "pipelines") for p in (ROOT / d).rglob("*.py")), ROOT / "cli.py"]
+    return [
+        *sorted(p for d in ("stream_ann", "pipelines", "commands") for p in (ROOT / d).rglob("*.py")),
+        ROOT / "cli.py",
+    ]
 
 
 def imported(path: Path) -> set[str]:
@@ -58,7 +62,7 @@ def test_imports_point_downwards(path: Path):
     tops = {name.split(".")[0] for name in imported(path)}
     assert not tops & {"tests", "benchmarks", "scripts"}
     if relative.parts[0] == "stream_ann":
-        assert not tops & {"pipelines", "cli"}
+        assert not tops & {"pipelines", "commands", "cli"}
         if len(relative.parts) == 2 and relative.stem == "__init__":
             return
         room = relative.parts[1].removesuffix(".py")
@@ -70,6 +74,8 @@ def test_imports_point_downwards(path: Path):
             extra = rooms - set(GROUND) - {"__version__"}
             assert not extra, f"{relative} on floor 2 imports {extra} of its own floor"
     elif relative.parts[0] == "pipelines":
+        assert not tops & {"commands", "cli"}
+    elif relative.parts[0] == "commands":
         assert "cli" not in tops
 
 
@@ -85,8 +91,8 @@ def test_nets_know_nothing_of_video_and_threads():
 
 
 def public_modules() -> list[str]:
-    found = ["stream_ann", "pipelines"]
-    for package in ("stream_ann", "pipelines"):
+    found = ["stream_ann", "pipelines", "commands"]
+    for package in ("stream_ann", "pipelines", "commands"):
         module = importlib.import_module(package)
         found += [m.name for m in pkgutil.walk_packages(module.__path__, f"{package}.")]
     return found
@@ -106,8 +112,7 @@ def test_all_is_importable(name: str):
 def test_modules_stay_readable():
     for path in modules():
         lines = len(path.read_text().splitlines())
-        limit = 700 if path.name == "cli.py" else 450  # the command line is one flat list of options
-        assert lines <= limit, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+        assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines: split it"
 
 
 def test_opencv_is_imported_before_av():

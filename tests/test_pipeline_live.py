@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 import pipelines
-from pipelines.live import watch
+from pipelines.watch import watch
 from stream_ann.errors import (
     DecodeError,
     OutputError,

@@ -1,0 +1,89 @@
+"""``stream-ann live``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.shared import ReadoutChoice, reported
+
+__all__ = ["View", "live"]
+
+
+class View(StrEnum):
+    """Values of ``--view``."""
+
+    auto = "auto"
+    terminal = "terminal"
+    none = "none"
+
+
+@reported
+def live(
+    source: Annotated[
+        str,
+        typer.Argument(help="demo, a webcam (0), a video file, a folder or glob of images, pattern:WxH@FPS."),
+    ],
+    weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on the CPU; by default one core is left to the decoder.")
+    ] = None,
+    view: Annotated[View, typer.Option(help="Where to show it.")] = View.auto,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Write the video with its overlay to this .mp4, .mkv or .webm file.", dir_okay=False),
+    ] = None,
+    events: Annotated[
+        str | None, typer.Option(help="Write one JSON object a frame to this file; - for standard output.")
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Don't start a step that would end later than this after the frame's arrival.")
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Stop refining a frame once its answer is this probable (0 to 1).")
+    ] = None,
+    readout: Annotated[
+        ReadoutChoice, typer.Option(help="Which answer the finished exits give together.")
+    ] = ReadoutChoice.latest,
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes each event lists.")] = 5,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="End after this many answered frames.")] = None,
+    realtime: Annotated[
+        bool,
+        typer.Option(help="Play files at their own pace; --no-realtime: as fast as frames are taken, none lost."),
+    ] = True,
+) -> None:
+    """Classify a stream live, each frame refined until the next one arrives.
+
+    Example: stream-ann live demo --record demo.mp4 --events demo.jsonl
+    """
+    from rich.console import Console
+
+    import pipelines
+    from pipelines.watch import warn, watch
+
+    console = Console(stderr=True)
+    run = pipelines.live(
+        source,
+        weights=weights,
+        device=device,
+        threads=threads,
+        deadline_ms=deadline_ms,
+        confidence=confidence,
+        readout=readout.value,
+        top_k=top_k,
+        max_frames=max_frames,
+        realtime=realtime,
+        on_warning=lambda line: warn(console, line),
+    )
+    summary = watch(run, console=console, view=view.value, record=record, events=events)
+    console.print(summary_table(summary.stats, summary.exit_names, summary.elapsed_s))
+    for name, dropped in summary.dropped.items():
+        warn(console, f"{name} lost {dropped} frames")
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if summary.errors:
+        raise typer.Exit(1)

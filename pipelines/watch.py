@@ -1,0 +1,131 @@
+"""Showing a live run and writing it to files, until it ends or is interrupted."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from rich.console import Console
+
+from pipelines.live import LiveRun
+from pipelines.signals import stop_on_signals
+from stream_ann.errors import StreamAnnError, UsageError, nearest
+from stream_ann.overlay import Overlay
+from stream_ann.sinks import JsonlSink, SinkWorker, TerminalView, VideoSink
+from stream_ann.stats import StatsSnapshot
+from stream_ann.text import clean
+
+__all__ = ["LiveSummary", "ViewName", "warn", "watch"]
+
+ViewName = Literal["auto", "terminal", "none"]
+
+FINISH_TIMEOUT_S = 60.0
+"""How long outputs may take to write what still waits when a run has come to its end."""
+INTERRUPTED_TIMEOUT_S = 1.5
+"""The same for a run that was interrupted: what cannot be written in this time is dropped and counted."""
+PUT_TIMEOUT_S = 0.5
+"""How long a live run waits for an output that cannot keep up, before it drops a result."""
+LOSSLESS_PUT_TIMEOUT_S = 30.0
+"""The same for a run that must lose nothing."""
+
+
+def _close_all(workers: list[SinkWorker], timeout_s: float) -> None:
+    """Finish all outputs within a time that they share."""
+    until_s = time.monotonic() + timeout_s
+    for worker in workers:
+        worker.close(timeout_s=max(0.1, until_s - time.monotonic()))
+
+
+def warn(console: Console, line: str) -> None:
+    """Print one line of warning, whatever characters are in it."""
+    console.print(f"warning: {clean(line)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSummary:
+    """What there is to say at the end of a run."""
+
+    stats: StatsSnapshot
+    exit_names: tuple[str, ...]
+    elapsed_s: float
+    interrupted: bool
+    dropped: dict[str, int]
+    """For each file or stream written, how many results it lost because it could not keep up or failed."""
+    errors: tuple[StreamAnnError, ...]
+    """What went wrong with outputs; the run went on without them."""
+
+
+def watch(
+    run: LiveRun,
+    *,
+    console: Console,
+    view: str = "auto",
+    record: str | os.PathLike[str] | None = None,
+    events: str | os.PathLike[str] | None = None,
+) -> LiveSummary:
+    """Show a run and write it to files until it ends or is interrupted.
+
+    Args:
+        run: A run of :func:`live`; closed at the end.
+        console: Where the terminal view is drawn and warnings are printed.
+        view: ``"terminal"``, ``"none"``, or ``"auto"``: the terminal if the console is one.
+        record: File for the video with overlay (mp4, mkv or webm). A file that is there already is kept as
+            ``NAME.previous.EXT``; so with ``events``.
+        events: File for one JSON object a frame and line, ``-`` for standard output.
+
+    Raises:
+        UsageError: If the view does not exist.
+        OutputError: If an output cannot be written.
+        SourceError: If the source fails.
+    """
+    if view not in get_args(ViewName):
+        raise UsageError(f"no view is called '{view}'", nearest(view, get_args(ViewName)))
+    names = run.plan.exit_names
+    workers: list[SinkWorker] = []
+    sinks: list[JsonlSink | VideoSink] = []
+    errors: list[StreamAnnError] = []
+    shown = view == "terminal" or (view == "auto" and console.is_terminal)
+    put_timeout_s = LOSSLESS_PUT_TIMEOUT_S if run.lossless else PUT_TIMEOUT_S
+    completed = False
+    begun_s = time.monotonic()
+    with ExitStack() as stack:
+        stack.callback(run.close)
+        stack.callback(lambda: _close_all(workers, FINISH_TIMEOUT_S if completed else INTERRUPTED_TIMEOUT_S))
+
+        def failed(error: StreamAnnError) -> None:
+            errors.append(error)
+            warn(console, str(error))
+            if not shown and all(worker.error is not None for worker in workers):
+                run.stop()  # nobody would see what comes now
+
+        def attach(sink: JsonlSink | VideoSink) -> None:
+            sinks.append(sink)
+            workers.append(SinkWorker(sink, timeout_s=put_timeout_s, on_error=failed))
+
+        if events is not None:
+            attach(JsonlSink(events))
+        if record is not None:
+            overlay = Overlay(names)
+            attach(VideoSink(Path(record), draw=lambda result: overlay.draw(result, run.stats.snapshot())))
+        if shown:
+            stack.enter_context(TerminalView(run.source.name, names, run.status, console=console))
+        came = stack.enter_context(stop_on_signals(run.stop))
+        for result in run:
+            for worker in workers:
+                worker.put(result)
+        completed = not came.is_set()
+    for path in (sink.previous for sink in sinks):
+        if path is not None:
+            warn(console, f"the file that was there before is now '{path}'")
+    return LiveSummary(
+        stats=run.stats.snapshot(),
+        exit_names=names,
+        elapsed_s=time.monotonic() - begun_s,
+        interrupted=came.is_set(),
+        dropped={worker.name: worker.dropped for worker in workers if worker.dropped},
+        errors=tuple(errors),
+    )
