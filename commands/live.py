@@ -64,6 +64,7 @@ def live(
 
     import pipelines
     from pipelines.watch import warn, watch
+    from stream_ann.sinks import summary_table
 
     console = Console(stderr=True)
     run = pipelines.live(
