@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("stream_ann", "pipelines", "weights", "cli.py", "pyproject.toml", "README.md", "LICENSE")
+PARTS = ("stream_ann", "pipelines", "commands", "weights", "cli.py", "pyproject.toml", "README.md", "LICENSE")
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -56,7 +56,7 @@ def test_the_wheel_holds_all_code_and_data(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     wanted = {"cli.py"}
-    for part in ("stream_ann", "pipelines", "weights"):
+    for part in ("stream_ann", "pipelines", "commands", "weights"):
         wanted |= {
             str(path.relative_to(ROOT))
             for path in (ROOT / part).rglob("*")
