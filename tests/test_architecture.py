@@ -24,6 +24,7 @@ GROUND = {
     "readout": {"errors", "frames"},
     "states": set(),
     "stats": {"frames", "states"},
+    "labels": {"errors", "frames", "text"},
     "card": {"errors", "nets", "preprocess"},
 }
 """Floor 1: each room and the rooms of the same floor that it builds on."""
