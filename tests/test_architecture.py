@@ -16,6 +16,7 @@ GROUND = {
     "errors": set(),
     "clock": set(),
     "frames": set(),
+    "packets": set(),
     "text": set(),
     "whole_files": set(),
     "painting": {"text"},

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError, UnsupportedSourceError
 from stream_ann.ingest.libav import decoding, opening
 from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size, shown_path
+from stream_ann.ingest.tapping import Tapping
+from stream_ann.packets import PacketTap
 
 __all__ = ["VideoSource", "upright"]
 
@@ -43,6 +45,9 @@ class VideoSource:
     Args:
         path: The file.
         name: What to call it; by default the path as given.
+
+    Attributes:
+        packet_tap: Where its compressed packets go, see :class:`~stream_ann.packets.PacketSource`.
     """
 
     live = False
@@ -50,6 +55,7 @@ class VideoSource:
     def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
         self._path = Path(path)
         self.name = shown_path(path) if name is None else name
+        self.packet_tap: PacketTap | None = None
         self._decoder: _Decoder | None = None
 
     def open(self) -> None:
@@ -70,6 +76,7 @@ class VideoSource:
         # one for all frames, as each frame's own would set up a scaler anew
         self._reformatter = VideoReformatter()
         self._decoder = _Decoder(self._path, self.name, "AUTO")
+        self._tapping = Tapping(self._decoder.stream)
         self._ledger = _Ledger(strict=self._decoder.stream.codec_context.name in _ONE_TO_ONE)
 
     def read(self) -> Picture | None:
@@ -137,6 +144,8 @@ class VideoSource:
         known = self._skip_to is not None and packet.pts is not None and packet.pts <= self._skip_to
         if not known:
             self._ledger.sent(packet)
+        if self._skip_to is None:  # what is decoded once more was offered before
+            self._tapping.offer(packet, self.packet_tap)
         try:
             with decoding(self.name):
                 # few at a time, except for the decoder's last ones; each is converted and dropped before the next
