@@ -13,9 +13,20 @@ from stream_ann.clock import FakeClock
 from stream_ann.errors import UsageError
 from stream_ann.frames import Frame, FrameResult
 from stream_ann.ingest import ScriptedSlot
+from stream_ann.labels import Settled
 from stream_ann.readout import Best
-from stream_ann.scheduler import Confident, Deadline, Policy, Scheduler, StepTimes, UntilNextFrame
-from tests.fakes import FakeEngine, coded_image
+from stream_ann.scheduler import (
+    Choice,
+    Confident,
+    Deadline,
+    Path,
+    Policy,
+    Scheduler,
+    StepTimes,
+    UntilNextFrame,
+    path_named,
+)
+from tests.fakes import FakeEngine, coded_image, plan_of_macs
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -220,3 +231,55 @@ class TestStepTimes:
         times = StepTimes([0.1])
         times.add(0, 0.7)
         assert times.p95_s(0) == 0.7
+
+
+class TestLabelling:
+    class Pairs:
+        """Groups the classes two by two, and calls final answers in capitals."""
+
+        names = ("low", "high")
+
+        def __init__(self) -> None:
+            self.asked: list[tuple[int, int, bool]] = []
+
+        def group(self, probabilities):
+            return probabilities.reshape(2, 2).sum(axis=1)
+
+        def settle(self, frame, answer, *, final):
+            self.asked.append((frame.index, answer.exit, final))
+            label = self.names[answer.class_id]
+            return Settled(answer, label.upper() if final else label, answer.confidence / 2)
+
+    def test_a_labelling_groups_every_exit_and_settles_every_answer(self):
+        clock = FakeClock()
+        slot = ScriptedSlot(frames_at([0.0, 1.0, 2.0]), clock)
+        pairs = self.Pairs()
+        scheduler = Scheduler(FakeEngine(clock, [0.01, 0.01]), slot, clock, classes=NAMES, labelling=pairs)
+        results = list(scheduler.results())
+        assert [r.label for r in results] == ["LOW", "LOW", "HIGH"]
+        assert [[e.class_id for e in r.exits] for r in results] == [[0, 0], [0, 0], [1, 1]]
+        # FakeEngine's confidences with two steps: 2/3, 5/6; a third of the rest falls to the other class of the pair
+        assert [e.confidence for e in results[0].exits] == pytest.approx([2 / 3 + 1 / 9, 5 / 6 + 1 / 18])
+        assert results[0].confidence == pytest.approx((5 / 6 + 1 / 18) / 2)
+        assert [name for name, _ in results[2].top] == ["high", "low"]
+        assert pairs.asked[:3] == [(0, 0, False), (0, 1, False), (0, 1, True)]
+        assert scheduler.partial is not None
+        assert scheduler.partial.label == "high"
+
+
+class TestPath:
+    def test_a_path_may_leave_out_steps_and_end_early(self):
+        class FirstAndThird(Path):
+            def choose(self, outlook):
+                return Choice({None: 0, 0: 2}.get(outlook.last))
+
+        clock = FakeClock()
+        slot = ScriptedSlot(frames_at([0.0]), clock)
+        scheduler = Scheduler(FakeEngine(clock, [0.01] * 4), slot, clock, classes=NAMES, path=FirstAndThird())
+        (result,) = scheduler.results()
+        assert [e.exit for e in result.exits] == [0, 2]
+        assert result.ended == "complete"
+
+    def test_an_unknown_name_is_met_with_the_known_ones(self):
+        with pytest.raises(UsageError, match="no policy is called 'in-odrer'; did you mean 'in-order'"):
+            path_named("in-odrer", plan_of_macs([1]))

@@ -1,0 +1,35 @@
+"""Which step runs next, and when a frame's refinement ends.
+
+Pure logic over an engine, slots and a clock, so that the very same code runs on a camera, on a fake clock in the tests,
+and in simulations.
+"""
+
+from __future__ import annotations
+
+from stream_ann.scheduler.arrivals import Arrivals
+from stream_ann.scheduler.paths import DEFAULT_PATH, Choice, InOrder, Outlook, Path, PathName, path_named
+from stream_ann.scheduler.policies import Confident, Deadline, Moment, Policy, UntilNextFrame
+from stream_ann.scheduler.protocols import Engine, FrameSlot
+from stream_ann.scheduler.scheduler import Partial, Scheduler
+from stream_ann.scheduler.times import StepTimes
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Arrivals",
+    "Choice",
+    "Confident",
+    "Deadline",
+    "Engine",
+    "FrameSlot",
+    "InOrder",
+    "Moment",
+    "Outlook",
+    "Partial",
+    "Path",
+    "PathName",
+    "Policy",
+    "Scheduler",
+    "StepTimes",
+    "UntilNextFrame",
+    "path_named",
+]

@@ -1,0 +1,32 @@
+"""How long steps take, by the runs that have been seen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+__all__ = ["StepTimes"]
+
+
+class StepTimes:
+    """Running estimate of how long each step takes.
+
+    Args:
+        initial_s: First guess for each step, in seconds; replaced by measurements as they come.
+        window: How many of the latest runs of a step count.
+    """
+
+    def __init__(self, initial_s: Sequence[float], *, window: int = 64) -> None:
+        self._initial_s = tuple(initial_s)
+        self._runs_s: list[deque[float]] = [deque(maxlen=window) for _ in initial_s]
+
+    def add(self, step: int, seconds: float) -> None:
+        """Take in one more run of a step."""
+        self._runs_s[step].append(seconds)
+
+    def p95_s(self, step: int) -> float:
+        """95th percentile (nearest rank) over the latest runs, in seconds."""
+        runs = sorted(self._runs_s[step])
+        if not runs:
+            return self._initial_s[step]
+        return runs[min(len(runs) - 1, int(0.95 * len(runs)))]
