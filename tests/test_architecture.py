@@ -23,6 +23,7 @@ GROUND = {
     "nets": {"errors"},
     "preprocess": {"errors"},
     "readout": {"errors", "frames"},
+    "lanes": {"nets"},
     "states": set(),
     "stats": {"frames", "states"},
     "labels": {"errors", "frames", "text"},

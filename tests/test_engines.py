@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import os
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stream_ann.engines import TorchEngine, device_named, devices, open_engine
+from stream_ann.engines import BatchEngine, TorchEngine, device_named, devices, open_batch_engine, open_engine
 from stream_ann.engines.folding import fold_batch_norms
 from stream_ann.errors import DeviceError
 from stream_ann.nets import AnytimeNet, build
@@ -61,12 +62,12 @@ def random_net(arch) -> AnytimeNet:
     return net
 
 
-def reference(net: AnytimeNet, image: np.ndarray) -> list[np.ndarray]:
+def reference(net: AnytimeNet, image: np.ndarray, preprocessing: Preprocessing = PREPROCESSING) -> list[np.ndarray]:
     """Each exit's probabilities, from an uninterrupted run of every member."""
     answers = []
     with torch.inference_mode():
         for member in net.members():
-            images, state = preprocess(image, member.resolution_px, PREPROCESSING), ()
+            images, state = preprocess(image, member.resolution_px, preprocessing), ()
             for step in member.steps:
                 state, logits = step(images, state)
                 answers.append(torch.softmax(logits[0], 0).numpy())
@@ -143,6 +144,140 @@ def test_read_only_and_flipped_pictures_are_taken(eann_engine):
     np.testing.assert_allclose(eann_engine.run(0), EXPECTED[2][0], atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def lane_engine() -> TorchEngine:
+    return TorchEngine(EANN, PREPROCESSING, device=torch.device("cpu"), lanes=3, timing_runs=1)
+
+
+class TestLanes:
+    @given(moves=st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 3)), min_size=5, max_size=40))
+    @settings(max_examples=15, deadline=None)
+    def test_frames_of_different_lanes_never_mix(self, lane_engine, moves):
+        """Each move starts a picture in a lane, or (-1) goes on with what the lane holds."""
+        held: dict[int, tuple[int, int]] = {}
+        for lane, picture in moves:
+            if picture >= 0:
+                lane_engine.start(PICTURES[picture], lane=lane)
+                held[lane] = (picture, 0)
+            elif lane in held and held[lane][1] < len(lane_engine.plan):
+                picture, step = held[lane]
+                np.testing.assert_allclose(lane_engine.run(step, lane=lane), EXPECTED[picture][step], atol=1e-5)
+                held[lane] = (picture, step + 1)
+
+    def test_running_together_gives_what_running_alone_gives(self, lane_engine):
+        for step in range(len(lane_engine.plan)):
+            if step == 0:
+                for lane in range(3):
+                    lane_engine.start(PICTURES[lane], lane=lane)
+            lanes = (2, 0) if step % 2 else (0, 1, 2)
+            if step % 2:  # one lane goes on by itself in between
+                np.testing.assert_allclose(lane_engine.run(step, lane=1), EXPECTED[1][step], atol=1e-5)
+            together = lane_engine.run_together(step, lanes)
+            assert together.shape == (len(lanes), 7)
+            for row, lane in enumerate(lanes):
+                np.testing.assert_allclose(together[row], EXPECTED[lane][step], atol=1e-5)
+
+    def test_submitted_steps_are_collected_in_order_and_once(self, lane_engine):
+        lane_engine.start(PICTURES[0], lane=1)
+        lane_engine.submit(0, lane=1)
+        lane_engine.submit(1, lane=1)
+        for step in (0, 1):
+            answer = lane_engine.collect(1, timeout_s=5)
+            assert answer is not None
+            np.testing.assert_allclose(answer.probabilities, EXPECTED[0][step], atol=1e-5)
+            assert answer.device_s is None or answer.device_s > 0
+        with pytest.raises(ValueError, match="no submitted step of lane 1"):
+            lane_engine.collect(1)
+        lane_engine.submit(2, lane=1)
+        lane_engine.start(PICTURES[1], lane=1)
+        with pytest.raises(ValueError, match="no submitted step of lane 1"):
+            lane_engine.collect(1)
+
+    def test_every_number_of_lanes_together_has_a_time(self, lane_engine):
+        for step in range(len(lane_engine.plan)):
+            times = [lane_engine.together_s(step, count) for count in (1, 2, 3, 12)]
+            assert all(seconds is not None and seconds > 0 for seconds in times)
+
+    def test_a_lane_cannot_be_in_a_batch_twice(self, lane_engine):
+        lane_engine.start(PICTURES[0], lane=1)
+        with pytest.raises(ValueError, match="lanes must be different ones"):
+            lane_engine.run_together(0, (1, 1))
+
+
+@pytest.fixture(scope="module")
+def batch_engine() -> BatchEngine:
+    return open_batch_engine(EANN, PREPROCESSING, device="cpu", engine="torch", max_batch=6)
+
+
+class TestBatches:
+    @staticmethod
+    def squares(count: int, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, 256, (count, 70, 70, 3), dtype=np.uint8)
+
+    @staticmethod
+    def expected(squares: np.ndarray) -> np.ndarray:
+        """float32 [steps, B, classes]"""
+        whole = dataclasses.replace(PREPROCESSING, crop=1.0)
+        return np.stack([reference(EANN, square, whole) for square in squares], axis=1)
+
+    def test_frames_that_go_on_are_answered_as_if_alone(self, batch_engine):
+        squares = self.squares(6, seed=1)
+        expected = self.expected(squares)
+        random = np.random.default_rng(4)
+        for _ in range(5):
+            batch, left = batch_engine.open(squares), np.arange(6)
+            for step in range(len(batch_engine.plan)):
+                np.testing.assert_allclose(batch_engine.run(step, batch), expected[step][left], atol=1e-5)
+                for _ in range(int(random.integers(0, 3))):  # none, one or two cuts between two steps
+                    rows = np.flatnonzero(random.random(batch.count) < 0.8)
+                    if len(rows):
+                        batch, left = batch_engine.keep(batch, rows), left[rows]
+                assert batch.count == len(left)
+
+    def test_members_can_be_skipped_but_not_steps_within_one(self, batch_engine):
+        squares = self.squares(3, seed=2)
+        batch = batch_engine.open(squares)
+        batch_engine.run(0, batch)
+        last_first = max(i for i, step in enumerate(batch_engine.plan.steps) if step.first)
+        batch = batch_engine.keep(batch, np.array([0, 2]))
+        np.testing.assert_allclose(
+            batch_engine.run(last_first, batch), self.expected(squares)[last_first][[0, 2]], atol=1e-5
+        )
+        with pytest.raises(ValueError, match="needs the state of step"):
+            batch_engine.run(last_first + 2, batch)
+
+    def test_what_is_kept_leaves_the_batch_as_it_was(self, batch_engine):
+        squares = self.squares(4, seed=3)
+        expected = self.expected(squares)
+        batch = batch_engine.open(squares)
+        first = batch_engine.run(0, batch).copy()
+        some, others = batch_engine.keep(batch, np.array([1])), batch_engine.keep(batch, np.array([0, 3]))
+        np.testing.assert_allclose(batch_engine.run(1, some), expected[1][[1]], atol=1e-5)
+        np.testing.assert_allclose(batch_engine.run(1, others), expected[1][[0, 3]], atol=1e-5)
+        np.testing.assert_allclose(batch_engine.run(1, batch), expected[1], atol=1e-5)
+        np.testing.assert_allclose(first, expected[0], atol=1e-5)
+
+    def test_each_step_has_an_estimate_that_grows_with_the_batch(self, batch_engine):
+        for step in range(len(batch_engine.plan)):
+            assert 0 < batch_engine.step_s(step, 1) < batch_engine.step_s(step, 1000)
+
+    def test_what_is_no_batch(self, batch_engine):
+        batch = batch_engine.open(self.squares(2, seed=0))
+        for rows in ([], [1, 0], [0, 0], [2], [-1]):
+            with pytest.raises(ValueError, match=r"rows must be rising|at least one frame"):
+                batch_engine.keep(batch, np.array(rows, dtype=np.intp))
+        for squares in (self.squares(7, seed=0), self.squares(1, seed=0)[0], self.squares(2, seed=0)[:, 1:]):
+            with pytest.raises(ValueError, match=r"squares must be|at most 6"):
+                batch_engine.open(squares)
+
+    def test_read_only_squares_are_taken(self, batch_engine):
+        squares = self.squares(2, seed=5)
+        squares.flags.writeable = False
+        np.testing.assert_allclose(
+            batch_engine.run(0, batch_engine.open(squares)), self.expected(squares)[0], atol=1e-5
+        )
+
+
 def test_temperatures_divide_each_exits_own_logits():
     net, image = random_net(ARCHS["resann"]), PICTURES[0]
     exits = len(net.plan())
@@ -207,14 +342,14 @@ class TestDevices:
             device_named("cuda:63")
 
     def test_open_engine_opens_on_the_device_asked_for(self):
-        engine = open_engine(random_net(ARCHS["resann"]), PREPROCESSING, device="cpu")
-        assert engine.device.type == "cpu"
+        engine = open_engine(random_net(ARCHS["resann"]), PREPROCESSING, device="cpu", engine="torch", threads=1)
+        assert engine.description == "torch on cpu, float32, 1 thread"
 
 
 def test_running_out_of_memory_is_one_line(monkeypatch):
     engine = TorchEngine(random_net(ARCHS["resann"]), PREPROCESSING, device=torch.device("cpu"), timing_runs=1)
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmany more lines")
 
     monkeypatch.setattr("stream_ann.engines.torch_engine.preprocess", fail)

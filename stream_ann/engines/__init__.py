@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
+from stream_ann.engines.batch import Batch, BatchEngine, TorchBatchEngine
+from stream_ann.engines.choice import EngineChoice, dtype_named, engine_choice
 from stream_ann.engines.devices import device_named, devices
 from stream_ann.engines.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
+    from stream_ann.lanes import LaneEngine
     from stream_ann.nets.contract import AnytimeNet
     from stream_ann.preprocess import Preprocessing
 
-__all__ = ["TorchEngine", "device_named", "devices", "open_engine"]
+__all__ = [
+    "Batch",
+    "BatchEngine",
+    "EngineChoice",
+    "TorchBatchEngine",
+    "TorchEngine",
+    "device_named",
+    "devices",
+    "engine_choice",
+    "open_batch_engine",
+    "open_engine",
+]
 
 
 def open_engine(
@@ -20,19 +37,82 @@ def open_engine(
     preprocessing: Preprocessing,
     *,
     device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
     temperatures: Sequence[float] | None = None,
     threads: int | None = None,
-) -> TorchEngine:
+    lanes: int = 1,
+) -> LaneEngine:
     """Open the best engine there is for a device; warms up and times each step, which takes a moment.
 
     Args:
         net: The network whose plan is run. It is copied, not changed.
         preprocessing: How a picture becomes the network's input.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        engine: ``"auto"`` or the name of one, see :func:`engine_choice`.
+        precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``: type of weights and features.
         temperatures: What the logits of each exit are divided by; 1 for each by default.
-        threads: Torch threads on the CPU; by default one core is left to the decoder.
+        threads: Threads on the CPU; by default one core is left to the decoder.
+        lanes: How many frames may be in the works at once.
 
     Raises:
         DeviceError: If the device is not there or cannot be used.
+        UsageError: If no engine or precision has that name.
     """
-    return TorchEngine(net, preprocessing, device=device_named(device), temperatures=temperatures, threads=threads)
+    choice = engine_choice(device, engine)
+    dtype = dtype_named(precision)
+    if choice.name == "cuda":
+        cuda = importlib.import_module("stream_ann.engines.cuda_engine")
+        opened: LaneEngine = cuda.CudaEngine(
+            net, preprocessing, device=choice.device, dtype=dtype, temperatures=temperatures, lanes=lanes
+        )
+        return opened
+    return TorchEngine(
+        net,
+        preprocessing,
+        device=choice.device,
+        dtype=dtype or torch.float32,
+        temperatures=temperatures,
+        threads=threads,
+        lanes=lanes,
+    )
+
+
+def open_batch_engine(
+    net: AnytimeNet,
+    preprocessing: Preprocessing,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
+    temperatures: Sequence[float] | None = None,
+    threads: int | None = None,
+    max_batch: int = 32,
+) -> BatchEngine:
+    """Open the best engine for labelling many frames at once; runs each step once or twice, which takes a moment.
+
+    Args:
+        net: The network whose plan is run. It is copied, not changed.
+        preprocessing: How a picture becomes the network's input.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        engine: ``"auto"`` or the name of one, see :func:`engine_choice`; the cuda engine's graphs are for single
+            frames, so batches run in torch there.
+        precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``: type of weights and features.
+        temperatures: What the logits of each exit are divided by; 1 for each by default.
+        threads: Threads on the CPU; by default one core is left to the decoder.
+        max_batch: Most frames of a batch.
+
+    Raises:
+        DeviceError: If the device is not there or cannot be used.
+        UsageError: If no engine or precision has that name.
+    """
+    choice = engine_choice(device, engine)
+    return TorchBatchEngine(
+        net,
+        preprocessing,
+        device=choice.device,
+        dtype=dtype_named(precision) or torch.float32,
+        temperatures=temperatures,
+        threads=threads,
+        max_batch=max_batch,
+    )
