@@ -7,7 +7,8 @@ and in simulations.
 from __future__ import annotations
 
 from stream_ann.scheduler.arrivals import Arrivals
-from stream_ann.scheduler.paths import DEFAULT_PATH, Choice, InOrder, Outlook, Path, PathName, path_named
+from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path, PathName
+from stream_ann.scheduler.planned import DEFAULT_PATH, Planned, path_named
 from stream_ann.scheduler.policies import Confident, Deadline, Moment, Policy, UntilNextFrame
 from stream_ann.scheduler.protocols import Engine, FrameSlot
 from stream_ann.scheduler.scheduler import Partial, Scheduler
@@ -27,6 +28,7 @@ __all__ = [
     "Partial",
     "Path",
     "PathName",
+    "Planned",
     "Policy",
     "Scheduler",
     "StepTimes",

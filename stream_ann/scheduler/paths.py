@@ -15,12 +15,9 @@ from stream_ann.nets.contract import Plan
 from stream_ann.scheduler.arrivals import Arrivals
 from stream_ann.scheduler.times import StepTimes
 
-__all__ = ["DEFAULT_PATH", "Choice", "InOrder", "Outlook", "Path", "PathName", "path_named"]
+__all__ = ["Choice", "InOrder", "Outlook", "Path", "PathName", "checked_path_name", "exit_values"]
 
 PathName = Literal["in-order", "planned"]
-
-DEFAULT_PATH: PathName = "in-order"
-"""The path that frames take unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,16 @@ class Choice(NamedTuple):
 
 
 class Path(ABC):
-    """Chooses a frame's next step. The first choice for a frame is always a step."""
+    """Chooses a frame's next step. The first choice for a frame is always a step.
+
+    Args:
+        plan: The plan.
+        accuracies: Accuracy of each exit; see :func:`exit_values` for where they are not known.
+    """
+
+    def __init__(self, plan: Plan, accuracies: Sequence[float | None] = ()) -> None:
+        self._plan = plan
+        self._accuracies = exit_values(plan, accuracies)
 
     @abstractmethod
     def choose(self, outlook: Outlook) -> Choice:
@@ -61,34 +67,43 @@ class Path(ABC):
         """The path for the frames of one more source, whose arrivals are their own."""
         return self
 
+    def gain(self, outlook: Outlook, step: int) -> float:
+        """The accuracy to be expected of running a step now: what it adds, times the chance that it ends in time."""
+        before = 0.0 if outlook.last is None else self._accuracies[outlook.last]
+        chance = 1.0
+        if outlook.arrivals is not None:
+            chance = outlook.arrivals.chance(outlook.elapsed_s, outlook.times.typical_s(step))
+        return chance * max(0.0, self._accuracies[step] - before)
+
 
 class InOrder(Path):
-    """Every step of the plan, one after the other.
-
-    Args:
-        plan: The plan.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._steps = len(plan)
+    """Every step of the plan, one after the other."""
 
     def choose(self, outlook: Outlook) -> Choice:
         """The next step of the plan."""
         following = 0 if outlook.last is None else outlook.last + 1
-        return Choice(following if following < self._steps else None)
+        return Choice(following if following < len(self._plan) else None)
 
 
-def path_named(name: str, plan: Plan, accuracies: Sequence[float | None] = ()) -> Path:
-    """The path that a user asked for.
+def exit_values(plan: Plan, accuracies: Sequence[float | None]) -> tuple[float, ...]:
+    """Accuracy of each exit, 0 to 1.
 
-    Args:
-        name: ``"in-order"`` or ``"planned"``.
-        plan: The plan.
-        accuracies: Validated accuracy of each exit, from the weights card; None where there is none.
+    Where a weights card lacks that of any exit, each is taken to be better than the one before by the same amount.
+    That is how networks behave whose cost doubles from exit to exit, and makes no more of an exit than its place.
+    """
+    known = [a for a in accuracies if a is not None]
+    if len(known) == len(plan):
+        return tuple(known)
+    return tuple((i + 1) / len(plan) for i in range(len(plan)))
+
+
+def checked_path_name(name: str) -> PathName:
+    """``name``, if it is that of a path.
 
     Raises:
-        UsageError: If there is no such path.
+        UsageError: If it is not.
     """
-    if name == "in-order":
-        return InOrder(plan)
+    for known in get_args(PathName):
+        if name == known:
+            return known  # type: ignore[no-any-return]
     raise UsageError(f"no policy is called '{name}'", nearest(name, get_args(PathName)))

@@ -11,7 +11,8 @@ from stream_ann.frames import Ended, ExitAnswer, Frame, FrameResult, Prediction
 from stream_ann.labels import Labelling, Plain
 from stream_ann.readout import Latest, Readout
 from stream_ann.scheduler.arrivals import Arrivals
-from stream_ann.scheduler.paths import DEFAULT_PATH, Outlook, Path, path_named
+from stream_ann.scheduler.paths import Outlook, Path
+from stream_ann.scheduler.planned import DEFAULT_PATH, path_named
 from stream_ann.scheduler.policies import Moment, Policy, UntilNextFrame
 from stream_ann.scheduler.protocols import Engine, FrameSlot
 from stream_ann.scheduler.times import StepTimes
@@ -44,7 +45,7 @@ class Scheduler:
         clock: Tells the time; the one that stamped the frames' arrivals.
         classes: Name of each class of the plan.
         policy: When to stop refining a frame.
-        path: Which steps a frame goes through; by default :data:`~stream_ann.scheduler.paths.DEFAULT_PATH`.
+        path: Which steps a frame goes through; by default :data:`~stream_ann.scheduler.planned.DEFAULT_PATH`.
         readout: Which answer the exits reached give together.
         labelling: What an answer is called; by default each class by its own name.
         top_k: How many classes a result lists.

@@ -24,9 +24,14 @@ class StepTimes:
         """Take in one more run of a step."""
         self._runs_s[step].append(seconds)
 
+    def typical_s(self, step: int) -> float:
+        """Median over the latest runs, in seconds."""
+        return self._rank_s(step, 0.5)
+
     def p95_s(self, step: int) -> float:
         """95th percentile (nearest rank) over the latest runs, in seconds."""
+        return self._rank_s(step, 0.95)
+
+    def _rank_s(self, step: int, share: float) -> float:
         runs = sorted(self._runs_s[step])
-        if not runs:
-            return self._initial_s[step]
-        return runs[min(len(runs) - 1, int(0.95 * len(runs)))]
+        return runs[min(len(runs) - 1, int(share * len(runs)))] if runs else self._initial_s[step]

@@ -1,0 +1,151 @@
+"""The planned path: the steps that promise the best answer at the moment when the next frame comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_ann.nets.contract import Plan
+from stream_ann.scheduler.arrivals import Arrivals
+from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path, PathName, checked_path_name
+from stream_ann.scheduler.planning import NOTHING, Problem, Solution, solve, successors
+from stream_ann.scheduler.times import StepTimes
+
+__all__ = ["DEFAULT_PATH", "Planned", "path_named"]
+
+DEFAULT_PATH: PathName = "in-order"
+"""The path that frames take unless told otherwise."""
+
+FIRST_SWEEPS, MORE_SWEEPS = 16, 4
+"""How often the cost of starting late is improved on: for a new plan, and for one that goes on from an older one."""
+LOOK_AFTER = 8
+"""After so many gaps, see whether the distribution has moved."""
+MOVED = 0.05
+"""So much, relatively, must a quantile of the gaps or the time of a step move for the plan to be made anew."""
+QUANTILES = (0.1, 0.5, 0.9)
+BINS, BINS_PER_STEP, MOST_BINS = 128, 8, 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Basis:
+    """What a plan was made from."""
+
+    seen: int
+    gaps_s: tuple[float, ...]
+    steps_s: tuple[float, ...]
+    deadline_s: float | None
+
+    def has_moved(self, now: _Basis) -> bool:
+        return self.deadline_s != now.deadline_s or any(
+            abs(a - b) > MOVED * max(a, b)
+            for old, new in ((self.gaps_s, now.gaps_s), (self.steps_s, now.steps_s))
+            for a, b in zip(old, new, strict=True)
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Table:
+    """A plan, ready to be looked up."""
+
+    basis: _Basis
+    bin_s: float
+    solution: Solution
+
+
+class Planned(Path):
+    """The steps that give the largest expected accuracy at the moment when the next frame comes.
+
+    Mostly a cheap member at once, then straight to the largest one that will be done in time; or idle, where the only
+    step left would most probably make the next frame start late for nothing. The first step that a frame runs is
+    started at once in any case. After each step the choice is made anew, by the time that has really passed.
+
+    The plan follows from the gaps between the source's frames, the times of the steps and the accuracies of the exits,
+    see :mod:`stream_ann.scheduler.planning`; it is made again when one of them has moved. While fewer than
+    :data:`~stream_ann.scheduler.arrivals.KNOWN` gaps have been seen, steps run in order. So they do where no newer
+    frame can come.
+    """
+
+    def __init__(self, plan: Plan, accuracies: Sequence[float | None] = ()) -> None:
+        super().__init__(plan, accuracies)
+        self._in_order = InOrder(plan, self._accuracies)
+        self._following = successors(plan)
+        self._tables: dict[int, _Table] = {}
+
+    def for_source(self) -> Planned:
+        """A path with plans of its own."""
+        return Planned(self._plan, self._accuracies)
+
+    def choose(self, outlook: Outlook) -> Choice:
+        """The step that is worth most now, or how long to wait for one that will be."""
+        arrivals = outlook.arrivals
+        if arrivals is None or not arrivals.known:
+            return self._in_order.choose(outlook)
+        table = self._table(outlook, arrivals)
+        choices = table.solution.choices[len(self._plan) if outlook.last is None else outlook.last]
+        now = min(round(outlook.elapsed_s / table.bin_s), len(choices) - 1)
+        if choices[now] != NOTHING:
+            return Choice(int(choices[now]))
+        later = np.flatnonzero(choices[now:] != NOTHING)
+        if not later.size:
+            return Choice(None)
+        return Choice(None, max(table.bin_s, (now + int(later[0])) * table.bin_s - outlook.elapsed_s))
+
+    def _table(self, outlook: Outlook, arrivals: Arrivals) -> _Table:
+        # powers of two, so that few plans serve any number of frames in the works
+        sharers = 1 << (max(1, outlook.sharers) - 1).bit_length()
+        old = self._tables.get(sharers)
+        fresh = old is not None and (outlook.last is not None or arrivals.seen - old.basis.seen < LOOK_AFTER)
+        if old is not None and fresh and outlook.deadline_s == old.basis.deadline_s:
+            return old
+        basis = _Basis(
+            arrivals.seen,
+            tuple(arrivals.quantile_s(q) for q in QUANTILES),
+            tuple(sharers * outlook.times.typical_s(i) for i in range(len(self._plan))),
+            outlook.deadline_s,
+        )
+        if old is not None and not old.basis.has_moved(basis):
+            old.basis = _Basis(basis.seen, old.basis.gaps_s, old.basis.steps_s, old.basis.deadline_s)
+            return old
+        table = self._made(basis, arrivals, outlook.times, sharers, old)
+        self._tables[sharers] = table
+        return table
+
+    def _made(self, basis: _Basis, arrivals: Arrivals, times: StepTimes, sharers: int, old: _Table | None) -> _Table:
+        gaps_s = np.array(arrivals.gaps_s)
+        # a frame needs no more time than all steps take, after a start that is as late as can be
+        horizon_s = min(sum(basis.steps_s) + max(basis.steps_s), float(gaps_s[-1]))
+        count = min(MOST_BINS, BINS + BINS_PER_STEP * len(self._plan))
+        bin_s = max(horizon_s, 1e-6) / (count - 1)
+        bins = (gaps_s / bin_s + 1e-9).astype(int)
+        histogram = np.bincount(bins[bins < count], minlength=count) / (len(bins) + 1)
+        latest = None
+        if basis.deadline_s is not None:
+            latest = [int((basis.deadline_s - sharers * times.p95_s(i)) / bin_s) for i in range(len(self._plan))]
+        problem = Problem(
+            following=self._following,
+            accuracies=self._accuracies,
+            # a step that is longer than any gap is hopeless, however much longer it is
+            step_bins=[min(2 * count, max(1, round(s / bin_s))) for s in basis.steps_s],
+            gaps=histogram,
+            pause=1.0 - float(histogram.sum()),
+            latest=latest,
+        )
+        sweeps, lateness = (FIRST_SWEEPS, None) if old is None else (MORE_SWEEPS, old.solution.lateness)
+        return _Table(basis, bin_s, solve(problem, sweeps=sweeps, lateness=lateness))
+
+
+def path_named(name: str, plan: Plan, accuracies: Sequence[float | None] = ()) -> Path:
+    """The path that a user asked for.
+
+    Args:
+        name: ``"in-order"`` or ``"planned"``.
+        plan: The plan.
+        accuracies: Validated accuracy of each exit, from the weights card; None where there is none.
+
+    Raises:
+        UsageError: If there is no such path.
+    """
+    paths = {"in-order": InOrder, "planned": Planned}
+    return paths[checked_path_name(name)](plan, accuracies)
