@@ -17,6 +17,7 @@ class View(StrEnum):
     """Values of ``--view``."""
 
     auto = "auto"
+    web = "web"
     terminal = "terminal"
     none = "none"
 
@@ -33,6 +34,19 @@ def live(
         int | None, typer.Option(min=1, help="Threads on the CPU; by default one core is left to the decoder.")
     ] = None,
     view: Annotated[View, typer.Option(help="Where to show it.")] = View.auto,
+    web_port: Annotated[
+        int | None, typer.Option(help="Port of the web page; 0 for a free one.  [default: 8765, or a free one]")
+    ] = None,
+    web_host: Annotated[
+        str, typer.Option(help="Address that the web page listens on; another than your own machine's needs a token.")
+    ] = "127.0.0.1",
+    web_token: Annotated[
+        str | None,
+        typer.Option(envvar="STREAM_ANN_WEB_TOKEN", help="What visitors of the web page must know."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve /metrics and /healthz on this port; 0 for a free one.")
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(help="Write the video with its overlay to this .mp4, .mkv or .webm file.", dir_okay=False),
@@ -63,6 +77,7 @@ def live(
     from rich.console import Console
 
     import pipelines
+    from pipelines.views import Serving
     from pipelines.watch import warn, watch
     from stream_ann.sinks import summary_table
 
@@ -80,7 +95,8 @@ def live(
         realtime=realtime,
         on_warning=lambda line: warn(console, line),
     )
-    summary = watch(run, console=console, view=view.value, record=record, events=events)
+    serving = Serving(host=web_host, port=web_port, token=web_token, metrics_port=metrics_port)
+    summary = watch(run, console=console, view=view.value, record=record, events=events, serving=serving)
     console.print(summary_table(summary.stats, summary.exit_names, summary.elapsed_s))
     for name, dropped in summary.dropped.items():
         warn(console, f"{name} lost {dropped} frames")

@@ -7,21 +7,18 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from rich.console import Console
 
 from pipelines.live import LiveRun
 from pipelines.signals import stop_on_signals
-from stream_ann.errors import StreamAnnError, UsageError, nearest
+from pipelines.views import Serving, Views, say
+from stream_ann.errors import StreamAnnError
 from stream_ann.overlay import Overlay
-from stream_ann.sinks import JsonlSink, SinkWorker, TerminalView, VideoSink
+from stream_ann.sinks import JsonlSink, SinkWorker, VideoSink
 from stream_ann.stats import StatsSnapshot
-from stream_ann.text import clean
 
-__all__ = ["LiveSummary", "ViewName", "warn", "watch"]
-
-ViewName = Literal["auto", "terminal", "none"]
+__all__ = ["LiveSummary", "warn", "watch"]
 
 FINISH_TIMEOUT_S = 60.0
 """How long outputs may take to write what still waits when a run has come to its end."""
@@ -42,7 +39,7 @@ def _close_all(workers: list[SinkWorker], timeout_s: float) -> None:
 
 def warn(console: Console, line: str) -> None:
     """Print one line of warning, whatever characters are in it."""
-    console.print(f"warning: {clean(line)}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"warning: {line}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +63,31 @@ def watch(
     view: str = "auto",
     record: str | os.PathLike[str] | None = None,
     events: str | os.PathLike[str] | None = None,
+    serving: Serving | None = None,
 ) -> LiveSummary:
     """Show a run and write it to files until it ends or is interrupted.
 
     Args:
         run: A run of :func:`live`; closed at the end.
         console: Where the terminal view is drawn and warnings are printed.
-        view: ``"terminal"``, ``"none"``, or ``"auto"``: the terminal if the console is one.
+        view: ``"web"``, ``"terminal"``, ``"none"``, or ``"auto"``: what the machine can show.
         record: File for the video with overlay (mp4, mkv or webm). A file that is there already is kept as
             ``NAME.previous.EXT``; so with ``events``.
         events: File for one JSON object a frame and line, ``-`` for standard output.
+        serving: Where the web page and the metrics are served.
 
     Raises:
         UsageError: If the view does not exist.
+        MissingExtraError: If the view needs packages that are not installed.
         OutputError: If an output cannot be written.
         SourceError: If the source fails.
     """
-    if view not in get_args(ViewName):
-        raise UsageError(f"no view is called '{view}'", nearest(view, get_args(ViewName)))
     names = run.plan.exit_names
     workers: list[SinkWorker] = []
     sinks: list[JsonlSink | VideoSink] = []
     errors: list[StreamAnnError] = []
-    shown = view == "terminal" or (view == "auto" and console.is_terminal)
     put_timeout_s = LOSSLESS_PUT_TIMEOUT_S if run.lossless else PUT_TIMEOUT_S
+    views: Views | None = None
     completed = False
     begun_s = time.monotonic()
     with ExitStack() as stack:
@@ -99,7 +97,7 @@ def watch(
         def failed(error: StreamAnnError) -> None:
             errors.append(error)
             warn(console, str(error))
-            if not shown and all(worker.error is not None for worker in workers):
+            if (views is None or not views.shown) and all(worker.error is not None for worker in workers):
                 run.stop()  # nobody would see what comes now
 
         def attach(sink: JsonlSink | VideoSink) -> None:
@@ -111,10 +109,14 @@ def watch(
         if record is not None:
             overlay = Overlay(names)
             attach(VideoSink(Path(record), draw=lambda result: overlay.draw(result, run.stats.snapshot())))
-        if shown:
-            stack.enter_context(TerminalView(run.source.name, names, run.status, console=console))
+
+        def drops() -> dict[str, int]:
+            return {worker.name: worker.dropped for worker in workers}
+
+        views = stack.enter_context(Views(run, console=console, view=view, serving=serving, drops=drops))
         came = stack.enter_context(stop_on_signals(run.stop))
         for result in run:
+            views.put(result)
             for worker in workers:
                 worker.put(result)
         completed = not came.is_set()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stream_ann.errors import OutputError
 
-__all__ = ["check_writable", "keep_previous", "output_error"]
+__all__ = ["check_writable", "keep_previous", "output_error", "reason_of"]
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write to another disk",
@@ -25,9 +25,15 @@ _REMEDIES = {
 def output_error(path: Path | str, error: BaseException) -> OutputError:
     """The error to show a user when writing to ``path`` has failed with ``error``."""
     code = getattr(error, "errno", None)
-    reason = (os.strerror(code) if isinstance(code, int) and code > 0 else str(error)) or type(error).__name__
     remedy = _REMEDIES.get(code, "choose another file") if isinstance(code, int) else "choose another file"
-    return OutputError(f"cannot write '{path}': {reason[:1].lower()}{reason[1:]}", remedy)
+    return OutputError(f"cannot write '{path}': {reason_of(error)}", remedy)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of the system says, in lower case and without its number."""
+    code = getattr(error, "errno", None)
+    reason = (os.strerror(code) if isinstance(code, int) and code > 0 else str(error)) or type(error).__name__
+    return f"{reason[:1].lower()}{reason[1:]}"
 
 
 def check_writable(path: Path) -> None:

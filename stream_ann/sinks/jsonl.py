@@ -15,7 +15,7 @@ from stream_ann.errors import OutputError
 from stream_ann.frames import FrameResult
 from stream_ann.sinks.files import check_writable, keep_previous, output_error
 
-__all__ = ["JsonlSink"]
+__all__ = ["JsonlSink", "strict_json"]
 
 
 class JsonlSink:
@@ -64,7 +64,7 @@ class JsonlSink:
         """
         if self._closed:
             raise OutputError(f"cannot write '{self.name}': it is closed already")
-        line = _strict_json(result.as_event()) + "\n"
+        line = strict_json(result.as_event()) + "\n"
         try:
             if self._stream is not None:
                 self._stream.write(line)
@@ -125,7 +125,8 @@ class JsonlSink:
             self._size += len(data)
 
 
-def _strict_json(event: dict[str, Any]) -> str:
+def strict_json(event: dict[str, Any]) -> str:
+    """An event as one line of JSON, with null for every number that JSON cannot say."""
     try:
         return json.dumps(event, ensure_ascii=False, allow_nan=False)
     except ValueError:

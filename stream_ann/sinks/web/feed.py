@@ -1,0 +1,136 @@
+"""What a page shows at this moment, made once for all who watch it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ann.frames import Frame, FrameResult
+from stream_ann.sinks.jsonl import strict_json
+from stream_ann.stats import Latency, LiveStatus
+from stream_ann.text import clean
+
+__all__ = ["Feed", "jpeg"]
+
+LONGEST_SIDE_PX = 960
+"""Larger pictures are scaled down: it is a view, not a recording."""
+JPEG_QUALITY = 80
+HISTORY = 240
+"""So many of the latest results are kept for a page that is opened later."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """What is remembered of one source."""
+
+    points: deque[tuple[int, float, float, float | None]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    """For each result: which one it is, its first and final latency and its budget in milliseconds."""
+    given: int = 0
+    frame: Frame | None = None
+    jpeg: bytes = b""
+    shown: int = 0
+
+
+class Feed:
+    """Turns the status of a run into what the page is sent. Except for :meth:`put`, used by one thread.
+
+    Args:
+        poll: Gives the present status of every source, always in the same order. Must not wait.
+        exit_names: Name of each exit of the plan, in order.
+    """
+
+    def __init__(self, poll: Callable[[], Sequence[LiveStatus]], exit_names: Sequence[str]) -> None:
+        self._poll = poll
+        self._exit_names = [clean(name) for name in exit_names]
+        self._sources: dict[str, _Source] = {}
+        self._sent: dict[str, int] = {}
+
+    def put(self, result: FrameResult) -> None:
+        """Remember a result's latencies. Called by the thread that has the result; neither waits nor raises."""
+        kept = self._sources.setdefault(result.frame.source, _Source())
+        kept.given += 1
+        budget_ms = None if result.budget_ms is None else round(result.budget_ms, 2)
+        kept.points.append((kept.given, round(result.first_ms, 2), round(result.final_ms, 2), budget_ms))
+
+    def statuses(self) -> Sequence[LiveStatus]:
+        """The present status of every source."""
+        return self._poll()
+
+    def message(self, statuses: Sequence[LiveStatus], *, whole: bool = False) -> bytes:
+        """The present state as JSON.
+
+        Args:
+            statuses: The present status of every source.
+            whole: With all latencies that are remembered, for a page that is opened; else with those that have come
+                since the last message that was not whole.
+        """
+        sources = [self._entry(number, status, whole) for number, status in enumerate(statuses)]
+        return strict_json({"exit_names": self._exit_names, "whole": whole, "sources": sources}).encode(
+            "utf-8", "replace"
+        )
+
+    def picture(self, number: int, statuses: Sequence[LiveStatus]) -> tuple[int, bytes] | None:
+        """The newest picture of a source as its number among those shown and JPEG data; None before the first.
+
+        Args:
+            number: Which source.
+            statuses: The present status of every source.
+        """
+        status = statuses[number]
+        kept = self._sources.setdefault(status.source, _Source())
+        if status.frame is not None and status.frame is not kept.frame:
+            kept.frame = status.frame
+            kept.jpeg = jpeg(status.frame.image)
+            kept.shown += 1
+        return (kept.shown, kept.jpeg) if kept.shown else None
+
+    def _entry(self, number: int, status: LiveStatus, whole: bool) -> dict[str, Any]:
+        now_s = time.monotonic()
+        kept = self._sources.setdefault(status.source, _Source())
+        sent = 0 if whole else self._sent.get(status.source, 0)
+        points = list(kept.points)
+        if not whole and points:
+            self._sent[status.source] = points[-1][0]
+        frame, state, result, counts = status.frame, status.state, status.result, status.stats.counts
+        return {
+            "number": number,
+            "source": clean(status.source),
+            "state": "live" if state is None else state.state,
+            "why": "" if state is None else clean(state.why),
+            "attempt": 0 if state is None else state.attempt,
+            "since_ms": None if state is None else round((now_s - state.since_s) * 1e3),
+            "age_ms": None if frame is None else round((now_s - frame.arrival_s) * 1e3),
+            "frame": None if frame is None else frame.index,
+            "suspect": bool(getattr(frame, "suspect", False)),
+            "label": clean(status.label),
+            "confidence": round(status.confidence, 4),
+            "top": [] if result is None else [[clean(name), round(p, 4)] for name, p in result.top],
+            "exits": [[e.exit, round(e.confidence, 4), round(e.done_ms, 2)] for e in status.exits],
+            "counts": [counts.frames_in, counts.results, counts.replaced, counts.corrupt],
+            "first": _percentiles(status.stats.first),
+            "final": _percentiles(status.stats.final),
+            "per_s": round(status.stats.results_per_s, 2),
+            "points": [point for point in points if point[0] > sent],
+        }
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    """A picture, uint8 [H, W, 3] RGB, as JPEG data of at most 960 pixels a side."""
+    height, width = image.shape[:2]
+    scale = LONGEST_SIDE_PX / max(height, width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return data.tobytes() if done else b""
+
+
+def _percentiles(latency: Latency | None) -> list[float] | None:
+    return None if latency is None else [round(latency.p50_ms, 2), round(latency.p99_ms, 2)]
