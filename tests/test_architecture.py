@@ -27,6 +27,7 @@ GROUND = {
     "states": set(),
     "stats": {"frames", "states"},
     "labels": {"errors", "frames", "text"},
+    "streaming": {"clock", "errors", "frames", "nets"},
     "card": {"errors", "nets", "preprocess"},
 }
 """Floor 1: each room and the rooms of the same floor that it builds on."""

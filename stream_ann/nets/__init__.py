@@ -7,6 +7,7 @@ from stream_ann.nets.costs import plan_of
 from stream_ann.nets.dense import DenseANN
 from stream_ann.nets.eann import EANN
 from stream_ann.nets.equilibrium import Equilibrium, equilibrium
+from stream_ann.nets.fixed import FixedNet
 from stream_ann.nets.lite import Lite
 from stream_ann.nets.msdnet import MSDNet
 from stream_ann.nets.registry import arch_of, architectures, build, register
@@ -19,6 +20,7 @@ __all__ = [
     "Boosted",
     "DenseANN",
     "Equilibrium",
+    "FixedNet",
     "Lite",
     "MSDNet",
     "Member",

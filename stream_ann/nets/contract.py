@@ -36,6 +36,10 @@ class Step(nn.Module):
         """
         raise NotImplementedError
 
+    def advance(self, images: Tensor, state: State) -> State:
+        """The state alone, as :meth:`forward` gives it, for whoever has no use for this exit's logits."""
+        return self.forward(images, state)[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Member:

@@ -145,6 +145,11 @@ class MSDStep(TrunkStep):
         features = self.body(state or images)
         return features, self.head(features[-1])
 
+    def advance(self, images: Tensor, state: State) -> State:
+        """See :meth:`Step.advance`: the waves without the classifier."""
+        features: State = self.body(state or images)
+        return features
+
 
 class MSDNet(Trunk):
     """A network of dense layers at several scales, with classifiers on the coarsest (arXiv 1703.09844).

@@ -31,6 +31,10 @@ class TrunkStep(Step):
         features = self.body(state[0] if state else images)
         return (features,), self.head(features)
 
+    def advance(self, images: Tensor, state: State) -> State:
+        """See :meth:`Step.advance`: the blocks without the head."""
+        return (self.body(state[0] if state else images),)
+
 
 class Trunk(AnytimeNet):
     """A net of one member. Subclasses make the parts and describe them in :attr:`arch`.

@@ -1,0 +1,128 @@
+"""``stream-ann bench``: what accuracy does a frame rate leave, on this machine?"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.shared import ReadoutChoice, reported
+
+__all__ = ["bench"]
+
+
+class AccuraciesChoice(StrEnum):
+    """Values of ``--accuracies``."""
+
+    card = "card"
+    measured = "measured"
+
+
+@reported
+def bench(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A labelled recording (by default the demo clip); or: compare A.json B.json.", metavar="[SOURCE]"
+        ),
+    ] = None,
+    fps: Annotated[str, typer.Option(help="Frame rates.", metavar="N,N,...")] = "2,5,15,30,60,120,240,480",
+    out: Annotated[Path | None, typer.Option(help="Folder for the report: JSON, CSV, web page, picture.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Folder of labelled photographs, a recording's labels (.json), or agreement.")
+    ] = None,
+    class_map: Annotated[
+        Path | None, typer.Option(help="File with lines of a class folder's name, a tab, and the class it means.")
+    ] = None,
+    dwell_s: Annotated[float, typer.Option(help="How long each photograph of --labels is there.")] = 1.0,
+    motion_fps: Annotated[float, typer.Option(help="Different pictures a second that the moving camera gives.")] = 8.0,
+    scenes: Annotated[int, typer.Option(min=1, help="How many photographs of --labels at most.")] = 100,
+    arrivals: Annotated[
+        str, typer.Option(help="regular, jittered, or a file of recorded arrivals, such as one of live --events.")
+    ] = "regular",
+    weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
+    policy: Annotated[str, typer.Option(help="Policies to compare; the first one is judged.")] = "in-order",
+    readout: Annotated[
+        ReadoutChoice, typer.Option(help="Which answer the finished exits give together.")
+    ] = ReadoutChoice.latest,
+    accuracies: Annotated[
+        AccuraciesChoice, typer.Option(help="By which accuracy of each exit policies plan: the card's, or this film's.")
+    ] = AccuraciesChoice.card,
+    against: Annotated[
+        str,
+        typer.Option(help="Rivals: fixed, torchvision's (NAME or NAME=FILE.pth), .onnx or .xml files, none."),
+    ] = "fixed",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto or the name of an engine.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on the CPU; by default one core is left to the decoder.")
+    ] = None,
+    duration_s: Annotated[
+        float | None, typer.Option(help="How long each run lasts (10; on paper alone the whole film).")
+    ] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="On paper alone: seconds instead of minutes.")] = False,
+    times: Annotated[
+        Path | None, typer.Option(help="On paper: take the step times of an earlier report.json, of any machine.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="On paper: a machine so many times as fast.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Measure what accuracy each frame rate leaves on this machine, against fixed networks on the same stream.
+
+    Example: stream-ann bench --fps 5,15,30,60 --out report
+    """
+    from rich.console import Console
+
+    from pipelines.bench import BenchOptions, check_folder, report_progress, write_report
+    from pipelines.bench import bench as run
+    from pipelines.benchmarking.streams import FilmOptions
+    from pipelines.benchmarking.tables import tables
+    from stream_ann.errors import UsageError
+
+    words = source or []
+    if len(words) > 1:
+        raise UsageError(f"more than one source: {' '.join(words)}", "give one, or: compare A.json B.json")
+    rates = _numbers(fps)
+    if out is not None:
+        check_folder(out)
+    options = BenchOptions(
+        fps=rates,
+        weights=weights,
+        device=device,
+        engine=engine,
+        threads=threads,
+        labels=labels,
+        class_map=class_map,
+        film=FilmOptions(dwell_s=dwell_s, motion_fps=motion_fps, scenes=scenes, seed=seed),
+        policies=_words(policy),
+        readout=readout.value,
+        against=() if against == "none" else _words(against),
+        arrivals=arrivals,
+        duration_s=duration_s,
+        simulate=simulate,
+        times=times,
+        speed=speed,
+        accuracies=accuracies.value,
+        seed=seed,
+    )
+    with report_progress(Console(stderr=True)) as told:
+        report = run(words[0] if words else None, options, on_progress=told)
+    Console().print(tables(report))
+    if out is not None:
+        for path in write_report(report, out):
+            Console(stderr=True).print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    from stream_ann.errors import UsageError
+
+    try:
+        return tuple(float(part) for part in _words(text))
+    except ValueError as error:
+        raise UsageError(f"--fps '{text}' is no list of numbers", "give some such as 5,15,30") from error
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

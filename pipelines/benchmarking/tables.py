@@ -1,0 +1,110 @@
+"""A report as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.benchmarking.results import BenchReport, Entry
+from stream_ann.streaming import Mean
+from stream_ann.text import clean
+
+__all__ = ["tables"]
+
+
+def tables(report: BenchReport) -> Group:
+    """The headline, then every run, then whatever else was found."""
+    stream = report.about["stream"]
+    heading = (
+        f"{report.about['weights']['name']} on {stream['name']}: {stream['scenes']} scenes of {stream['dwell_s']:g} s, "
+        f"labels {stream['labels']}"
+    )
+    parts: list[Any] = [f"[bold]{_safe(heading)}[/bold]"]
+    if report.headlines:
+        parts += ["\n[bold]streaming accuracy (eta = -1) against the best fixed network in hindsight[/bold]"]
+        parts.append(_headline(report))
+    parts += [f"\n[bold]every run, {report.main_clock} clock[/bold]", _runs(report)]
+    if report.agreements:
+        worst = max(report.agreements, key=lambda one: abs(one.points))
+        parts.append(
+            f"\nsimulated against real clock: within {abs(worst.points):.1f} points "
+            f"(worst: {_safe(worst.contender)} at {worst.fps:g} fps, {worst.points:+.1f})"
+        )
+    parts += [f"[yellow]warning:[/yellow] {_safe(line)}" for line in report.warnings]
+    return Group(*parts)
+
+
+def _headline(report: BenchReport) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("fps", "network", "accuracy %", "best fixed", "accuracy %", "ratio"):
+        table.add_column(name, justify="left" if name in ("network", "best fixed") else "right", no_wrap=True)
+    for line in report.headlines:
+        if line.clock == report.main_clock:
+            good = line.ratio.value >= 1
+            table.add_row(
+                f"{line.fps:g}",
+                _safe(line.contender),
+                f"{100 * line.ours:.1f}",
+                _safe(line.best),
+                f"{100 * line.theirs:.1f}",
+                f"[{'green' if good else 'red'}]{_pm(line.ratio, 1, 3)}[/]",
+            )
+    return table
+
+
+def _runs(report: BenchReport) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("fps", justify="right", no_wrap=True)
+    table.add_column("network", no_wrap=True)
+    headings = (
+        "eta -1 %",
+        "eta 0 %",
+        "oracle %",
+        "missed %",
+        "replaced %",
+        "lag",
+        "first p50",
+        "p99",
+        "final p50",
+        "p99",
+    )
+    for name in (*headings, "exit", "cost %", "busy %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for fps in report.rates:
+        chosen = [e for e in report.entries if e.fps == fps and e.clock == report.main_clock]
+        for place, entry in enumerate(chosen):
+            table.add_row(f"{fps:g}" if place == 0 else "", *_row(entry), end_section=place == len(chosen) - 1)
+    return table
+
+
+def _row(entry: Entry) -> list[str]:
+    f = entry.figures
+    return [
+        _safe(entry.contender),
+        _pm(f.accuracy, 100, 1),
+        _pm(f.accuracy_at_arrival, 100, 1),
+        f"{100 * f.oracle.value:.1f}",
+        f"{100 * f.missed:.1f}",
+        f"{100 * f.replaced / f.frames:.1f}",
+        f"{f.lag_frames:.2f}",
+        f"{f.first.p50_ms:.1f}",
+        f"{f.first.p99_ms:.1f}",
+        f"{f.final.p50_ms:.1f}",
+        f"{f.final.p99_ms:.1f}",
+        f"{f.mean_exit:.2f}",
+        f"{100 * f.cost:.0f}",
+        f"{100 * f.busy:.0f}",
+    ]
+
+
+def _pm(mean: Mean, scale: float, digits: int) -> str:
+    error = "" if mean.error is None else f" ± {scale * mean.error:.{digits}f}"
+    return f"{scale * mean.value:.{digits}f}{error}"
+
+
+def _safe(text: str) -> str:
+    """A name that may hold anything, as text for rich."""
+    return escape(clean(text))
