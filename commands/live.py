@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import ReadoutChoice, reported
+from commands.shared import ClassesOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
 
 __all__ = ["View", "live"]
 
@@ -69,6 +69,9 @@ def live(
         bool,
         typer.Option(help="Play files at their own pace; --no-realtime: as fast as frames are taken, none lost."),
     ] = True,
+    classes: ClassesOption = None,
+    smooth_s: SmoothOption = 0.0,
+    hierarchy: HierarchyOption = None,
 ) -> None:
     """Classify a stream live, each frame refined until the next one arrives.
 
@@ -79,6 +82,7 @@ def live(
     import pipelines
     from pipelines.views import Serving
     from pipelines.watch import warn, watch
+    from stream_ann.labels import LabelOptions
     from stream_ann.sinks import summary_table
 
     console = Console(stderr=True)
@@ -90,6 +94,7 @@ def live(
         deadline_ms=deadline_ms,
         confidence=confidence,
         readout=readout.value,
+        labels=LabelOptions(classes=classes or (), smooth_s=smooth_s, hierarchy=hierarchy),
         top_k=top_k,
         max_frames=max_frames,
         realtime=realtime,

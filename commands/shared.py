@@ -6,11 +6,50 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["ReadoutChoice", "State", "reported", "say", "say_data", "table"]
+__all__ = [
+    "ClassesOption",
+    "HierarchyOption",
+    "ReadoutChoice",
+    "SmoothOption",
+    "State",
+    "reported",
+    "say",
+    "say_data",
+    "table",
+]
+
+LABELS = "Labels"
+"""The panel of the options that say what answers are called."""
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only these classes, or groups of them: 'tabby', 'cat=tabby,tiger cat', 'dog', 'other', or @FILE with one "
+        "a line. May be given again.",
+        show_default=False,
+        rich_help_panel=LABELS,
+    ),
+]
+SmoothOption = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Smooth each source's answers over about this many seconds, within a scene.",
+        rich_help_panel=LABELS,
+    ),
+]
+HierarchyOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file of concepts, the classes indented under them; ImageNet's classes have WordNet's.",
+        dir_okay=False,
+        rich_help_panel=LABELS,
+    ),
+]
 
 
 class ReadoutChoice(StrEnum):

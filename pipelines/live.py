@@ -13,6 +13,7 @@ from stream_ann.engines import open_engine
 from stream_ann.errors import UsageError
 from stream_ann.frames import Counts, FrameResult
 from stream_ann.ingest import Reader, Slot, Source, source_from
+from stream_ann.labels import LabelOptions, labelling_from
 from stream_ann.nets.contract import Plan
 from stream_ann.readout import readout_named
 from stream_ann.scheduler import Confident, Deadline, Policy, Scheduler, UntilNextFrame
@@ -41,6 +42,7 @@ class LiveRun(Iterator[FrameResult]):
         threads: int | None,
         policy: Policy,
         readout: str,
+        labels: LabelOptions,
         top_k: int,
         max_frames: int | None,
         realtime: bool,
@@ -58,6 +60,8 @@ class LiveRun(Iterator[FrameResult]):
             accuracies=self.card.accuracies,
             weights=self.card.readout_weights,
         )
+        self.labelling = labelling_from(self.card.classes, labels)
+        """What answers are called."""
         self.lossless = not (realtime or source.live)
         """Whether frames wait for their turn instead of being replaced."""
         clock = MonotonicClock()
@@ -73,7 +77,14 @@ class LiveRun(Iterator[FrameResult]):
         """Figures of the run so far; safe to read from any thread."""
         self._slot = Slot(clock, lossless=self.lossless)
         self._scheduler = Scheduler(
-            self.engine, self._slot, clock, classes=self.card.classes, policy=policy, readout=chosen, top_k=top_k
+            self.engine,
+            self._slot,
+            clock,
+            classes=self.card.classes,
+            policy=policy,
+            readout=chosen,
+            labelling=self.labelling,
+            top_k=top_k,
         )
         self._reader = Reader(source, self._slot, clock, realtime=realtime, on_warning=on_warning)
         self._left = max_frames
@@ -169,6 +180,7 @@ def live(
     deadline_ms: float | None = None,
     confidence: float | None = None,
     readout: str = "latest",
+    labels: LabelOptions | None = None,
     top_k: int = 5,
     max_frames: int | None = None,
     realtime: bool = True,
@@ -186,6 +198,7 @@ def live(
         deadline_ms: Stop refining a frame when the next step would end later than this after its arrival.
         confidence: Stop refining a frame once its answer is at least this probable.
         readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.
+        labels: What answers are called: groups of classes, smoothing over time, wider concepts.
         top_k: How many classes each result lists.
         max_frames: End after this many results.
         realtime: Play files at the pace of their timestamps. If False, frames come as fast as they are taken and
@@ -220,6 +233,7 @@ def live(
         threads=threads,
         policy=policy,
         readout=readout,
+        labels=labels if labels is not None else LabelOptions(),
         top_k=top_k,
         max_frames=max_frames,
         realtime=realtime,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def groups_from(specs: Sequence[str], classes: Sequence[str], hierarchy: Hierarc
                 rest = group
             for part, numbers in member.parts(group if equals else None):
                 asked.setdefault(part, set()).update(numbers)
-    if len(asked) == 1 and rest is None:  # one group alone would always be certain
+    if rest is None and len(asked) == 1 and len(*asked.values()) < len(classes):  # it alone would always be certain
         rest = OTHER
         asked[OTHER] = set()
     names, members = list(asked), list(asked.values())
@@ -164,7 +165,7 @@ class _Known:
     def _unknown(self, name: str) -> UsageError:
         what = f"the weights know no class '{clean(name)}'"
         word = name.casefold()
-        holding = [n for n in self._numbers if word in n.casefold().split()]
+        holding = [n for n in self._numbers if word in re.findall(r"[\w'-]+", n.casefold())]
         if Path(name).is_file():
             return UsageError(what, f"to read groups from the file write @{name}")
         if holding:
