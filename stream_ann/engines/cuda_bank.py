@@ -1,0 +1,148 @@
+"""One frame's place on the CUDA engine's device: all buffers that it needs, and a launch for each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stream_ann.engines.cuda_device import Device, Event, HostBuffer, Stream, Work
+from stream_ann.engines.cuda_intake import Intake, Launcher, Uploads
+from stream_ann.lanes import Answer
+from stream_ann.nets.contract import Plan, State, Step
+from stream_ann.preprocess import Preprocessing
+
+__all__ = ["Bank", "Program"]
+
+WARM_UPS = 3
+"""How often each step runs before it is captured: libraries choose their kernels and allocate meanwhile."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What all banks run."""
+
+    plan: Plan
+    steps: Sequence[Step]
+    """On the device, ready for inference."""
+    dtype: torch.dtype
+    temperatures: Sequence[float]
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class _Exit:
+    """What is kept of a step between its launch and the reading of its answer."""
+
+    row: HostBuffer
+    begun: Event
+    done: Event
+
+
+class Bank:
+    """Buffers for one frame, and the launches of all steps on them, which run on one stream.
+
+    Several banks may share a stream. Steps follow each other in the order of the plan, from the first step of any
+    member on.
+
+    Args:
+        device: The device.
+        stream: Where the steps run.
+        uploads: The way to the device.
+        program: What runs.
+        launcher: Makes launches.
+    """
+
+    def __init__(self, device: Device, stream: Stream, uploads: Uploads, program: Program, launcher: Launcher) -> None:
+        plan, dtype = program.plan, program.dtype
+        self.stream = stream
+        self._program, self._launcher = program, launcher
+        self._inputs = {px: stream.empty((1, 3, px, px), dtype) for px in {s.resolution_px for s in plan.steps}}
+        self._states: list[State] = [()] * len(plan)
+        """What each step left behind. Graphs read it where it lies, so each is kept."""
+        self._exits = [
+            _Exit(device.host_buffer(plan.classes, torch.float32), device.event("begun"), device.event("done"))
+            for _ in plan.steps
+        ]
+        self._intake = Intake(device, stream, uploads, self._inputs, program.preprocessing, launcher)
+        self._launches: list[Work] = []
+        self._last_step: int | None = None
+        self._started = False
+
+    def open(self) -> None:
+        """Warm up and capture; must come before anything else."""
+        works = [self._work(step) for step in range(len(self._exits))]
+        for images in self._inputs.values():
+            self.stream.run(_zeroing(images))
+        for _ in range(WARM_UPS):
+            for work in works:
+                self.stream.run(work)
+        done = self._exits[-1].done
+        self.stream.record(done)
+        done.wait()  # whatever fails should do so here rather than in a capture
+        self._launches = [self._launcher.launch(self.stream, work) for work in works]
+
+    def relaunch(self) -> None:
+        """Launch kernel by kernel from here on, because a capture failed."""
+        self._launches = [_running(self.stream, self._work(step)) for step in range(len(self._exits))]
+
+    def start(self, square: NDArray[np.uint8]) -> None:
+        """Take in a picture, the centre square uint8 [S, S, 3]; it may change as soon as this returns."""
+        self._last_step = None
+        self._started = True
+        self._intake.start(square)
+
+    def launch(self, step: int) -> None:
+        """Enqueue a step.
+
+        Raises:
+            ValueError: If the step cannot be run now.
+        """
+        info = self._program.plan.steps[step]
+        if not self._started:
+            raise ValueError("no picture yet: call start() first")
+        if not info.first and self._last_step != step - 1:
+            raise ValueError(f"step {step} needs the state of step {step - 1}, the last one run was {self._last_step}")
+        at = self._exits[step]
+        if info.first:
+            self._intake.arrive()
+        self.stream.record(at.begun)
+        if info.first:
+            self._intake.make(info.resolution_px)
+        self._launches[step]()
+        self.stream.record(at.done)
+        self._last_step = step
+
+    def answer(self, step: int, timeout_s: float | None) -> Answer | None:
+        """The answer of a step that was launched for this picture, or None if it is not there in time."""
+        at = self._exits[step]
+        if not at.done.wait(timeout_s):
+            return None
+        return Answer(at.row.read(), at.done.seconds_since(at.begun))
+
+    def _work(self, step: int) -> Work:
+        program, states = self._program, self._states
+        info = program.plan.steps[step]
+        images, module, temperature = self._inputs[info.resolution_px], program.steps[step], program.temperatures[step]
+        row = self._exits[step].row.tensor
+
+        def work() -> None:
+            with torch.inference_mode():
+                states[step], logits = module(images, () if info.first else states[step - 1])
+                row.copy_(torch.softmax(logits[0].float() / temperature, dim=0), non_blocking=True)
+
+        return work
+
+
+def _zeroing(images: torch.Tensor) -> Work:
+    def work() -> None:
+        images.zero_()
+
+    return work
+
+
+def _running(stream: Stream, work: Work) -> Work:
+    return lambda: stream.run(work)

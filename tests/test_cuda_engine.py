@@ -1,0 +1,479 @@
+"""The CUDA engine over a device that runs on the CPU, in any order that the events allow."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_ann.engines.cuda_bank import Bank
+from stream_ann.engines.cuda_engine import CudaEngine
+from stream_ann.errors import DeviceError
+from stream_ann.preprocess import Preprocessing
+from tests.engine_checks import CODE_ATOL, PLAIN, CodeNet, CodeStep, Driver, answers_of, coded, worst_confusion
+from tests.fake_cuda import Deadlock, FakeDevice, FakeStream, Race
+from tests.test_engines import ARCHS, PREPROCESSING, images, random_net, reference
+
+CPU = torch.device("cpu")
+ATOL = 1e-5
+FLOAT16_ATOL = 0.01
+
+
+def opened(net=None, preprocessing=PLAIN, *, layer=None, dtype=torch.float32, **options) -> CudaEngine:
+    net = CodeNet() if net is None else net
+    layer = FakeDevice() if layer is None else layer
+    return CudaEngine(net, preprocessing, device=CPU, dtype=dtype, timing_runs=1, layer=layer, **options)
+
+
+def test_the_codes_can_be_told_apart():
+    assert worst_confusion() > 5 * CODE_ATOL
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "kernels"])
+    @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
+    def test_every_exit_answers_as_the_network_does(self, arch, graphs):
+        net = random_net(arch)
+        engine = opened(net, PREPROCESSING, graphs=graphs)
+        for image in [*images(3), *[images(1, seed=7)[0]] * 5]:
+            engine.start(image)
+            for step, expected in enumerate(reference(net, image)):
+                got = engine.run(step)
+                assert got.dtype == np.float32
+                np.testing.assert_allclose(got, expected, atol=ATOL)
+        engine.close()
+
+    def test_sixteen_bits_are_near(self):
+        net, image = random_net(ARCHS["resann"]), images(1)[0]
+        engine = opened(net, PREPROCESSING, dtype=torch.float16)
+        engine.start(image)
+        for step, expected in enumerate(reference(net, image)):
+            np.testing.assert_allclose(engine.run(step), expected, atol=FLOAT16_ATOL)
+
+    def test_temperatures_divide_each_exits_own_logits(self):
+        net, image = random_net(ARCHS["resann"]), images(1)[0]
+        temperatures = [0.5 + i for i in range(len(net.plan()))]
+        engine = opened(net, PREPROCESSING, temperatures=temperatures)
+        engine.start(image)
+        for step, plain in enumerate(reference(net, image)):
+            expected = plain ** (1 / temperatures[step])
+            np.testing.assert_allclose(engine.run(step), expected / expected.sum(), atol=ATOL)
+
+    def test_any_strides_and_read_only(self):
+        image = images(1)[0]
+        net = random_net(ARCHS["resann"])
+        engine = opened(net, PREPROCESSING)
+        for view in (image[::-1, ::-1], image[::2, ::3], image[..., ::-1], np.asfortranarray(image)):
+            view.flags.writeable = False
+            engine.start(view)
+            np.testing.assert_allclose(engine.run(0), reference(net, np.ascontiguousarray(view))[0], atol=ATOL)
+
+    @given(
+        seed=st.integers(0, 2**32),
+        haste=st.sampled_from([0.0, 0.3, 0.9]),
+        lanes=st.integers(1, 4),
+        depth=st.integers(1, 3),
+        graphs=st.booleans(),
+    )
+    @settings(max_examples=15, deadline=None)
+    def test_whatever_the_order_no_answer_is_stale_or_mixed(self, seed, haste, lanes, depth, graphs):
+        engine = opened(layer=FakeDevice(seed, haste=haste), lanes=lanes, graphs=graphs)
+        driver = Driver(engine, seed, atol=ATOL)
+        driver.drive(20, depth=depth)
+        engine.close()
+        assert driver.collected > 3
+
+    def test_ten_thousand_frames(self):
+        engine = opened(layer=FakeDevice(2, haste=0.6), lanes=2)
+        driver = Driver(engine, 3, atol=ATOL, sides_px=(8,) * 20 + (9, 11, 14))
+        driver.drive(10_000, depth=2)
+        assert driver.frames == 10_000
+        assert driver.collected > 9_000
+        engine.close()
+
+    @pytest.mark.parametrize("haste", [0.0, 0.5])
+    @pytest.mark.parametrize("queued", [0, 1, 2])
+    def test_frames_abandoned_at_every_step(self, queued, haste):
+        """With ``queued`` steps still in the queue; the frames around must not notice."""
+        engine = opened(layer=FakeDevice(7, haste=haste))
+        net = CodeNet()
+        for run in range(len(engine.plan) - queued + 1):
+            for code in (run, run + 20, run + 40):
+                engine.start(coded(code))
+                for step in range(run):
+                    np.testing.assert_allclose(engine.run(step), answers_of(net, coded(code), PLAIN)[step], atol=ATOL)
+                for step in range(run, run + queued):
+                    engine.submit(step)
+        engine.start(coded(1))
+        for step, expected in enumerate(answers_of(net, coded(1), PLAIN)):
+            np.testing.assert_allclose(engine.run(step), expected, atol=ATOL)
+        engine.close()
+
+
+class TestQueue:
+    @pytest.mark.parametrize("depth", [1, 2, 3])
+    def test_answers_come_in_the_order_of_submission(self, depth):
+        engine = opened(layer=FakeDevice(1, haste=0.2))
+        expected = answers_of(CodeNet(), coded(9), PLAIN)
+        engine.start(coded(9))
+        steps, got = list(range(len(engine.plan))), []
+        waiting = 0
+        while len(got) < len(expected):
+            while steps and waiting < depth:
+                engine.submit(steps.pop(0))
+                waiting += 1
+            answer = engine.collect()
+            assert answer is not None
+            got.append(answer.probabilities)
+            waiting -= 1
+        np.testing.assert_allclose(got, expected, atol=ATOL)
+
+    def test_no_time_means_no_wait(self):
+        engine = opened(layer=(layer := FakeDevice(haste=0)))
+        layer.run_all()
+        engine.start(coded(3))
+        engine.submit(0)
+        assert engine.collect(timeout_s=0) is None
+        answer = None
+        for _ in range(20):
+            answer = answer or engine.collect(timeout_s=0)
+        assert answer is not None
+        np.testing.assert_allclose(answer.probabilities, answers_of(CodeNet(), coded(3), PLAIN)[0], atol=ATOL)
+        assert answer.device_s is not None
+        assert answer.device_s > 0
+        with pytest.raises(ValueError, match="no submitted step of lane 0 is left to collect"):
+            engine.collect()
+
+    def test_steps_of_an_abandoned_frame_are_not_handed_out(self):
+        engine = opened(layer=FakeDevice(haste=0))
+        engine.start(coded(3))
+        engine.submit(0)
+        engine.submit(1)
+        engine.start(coded(4))
+        with pytest.raises(ValueError, match="no submitted step"):
+            engine.collect()
+        engine.submit(0)
+        answer = engine.collect()
+        assert answer is not None
+        np.testing.assert_allclose(answer.probabilities, answers_of(CodeNet(), coded(4), PLAIN)[0], atol=ATOL)
+
+    def test_run_leaves_what_was_submitted_before_it(self):
+        engine = opened()
+        expected = answers_of(CodeNet(), coded(5), PLAIN)
+        engine.start(coded(5))
+        engine.submit(0)
+        np.testing.assert_allclose(engine.run(1), expected[1], atol=ATOL)
+        answer = engine.collect()
+        assert answer is not None
+        np.testing.assert_allclose(answer.probabilities, expected[0], atol=ATOL)
+
+    def test_answers_stay_when_later_frames_run(self):
+        engine = opened()
+        engine.start(coded(5))
+        first = engine.run(0)
+        before = first.copy()
+        for code in range(4):
+            engine.start(coded(code))
+            engine.run(0)
+        np.testing.assert_array_equal(first, before)
+
+    def test_several_lanes_together(self):
+        engine = opened(lanes=3)
+        for lane in range(3):
+            engine.start(coded(lane), lane=lane)
+        got = engine.run_together(0, (2, 0, 1))
+        expected = [answers_of(CodeNet(), coded(code), PLAIN)[0] for code in (2, 0, 1)]
+        np.testing.assert_allclose(got, expected, atol=ATOL)
+        assert engine.together_s(0, 2) is None
+        with pytest.raises(ValueError, match="different ones"):
+            engine.run_together(0, (1, 1))
+
+    def test_a_new_frame_runs_while_the_abandoned_one_drains(self):
+        layer = FakeDevice(haste=0)
+        engine = opened(layer=layer)
+        engine.start(coded(1))
+        engine.submit(0)
+        layer.run_all()
+        busy = max(layer.streams, key=lambda stream: stream.clock.get(stream.name, 0) if stream.urgent else 0)
+        engine.submit(1)
+        draining = next(stream for stream in layer.streams if stream.queue)
+        assert busy.urgent
+        held, layer.streams = layer.streams, [stream for stream in layer.streams if stream is not draining]
+        engine.start(coded(2))
+        np.testing.assert_allclose(engine.run(0), answers_of(CodeNet(), coded(2), PLAIN)[0], atol=ATOL)
+        assert draining.queue, "the abandoned frame's step ran, though its stream stood still"
+        layer.streams = held
+        engine.close()
+
+    def test_lane_0_is_urgent_and_the_others_are_not(self):
+        layer = FakeDevice()
+        engine = opened(layer=layer, lanes=3)
+        assert [stream.urgent for stream in layer.streams] == [True, True, True, False]
+        assert (engine.lanes, engine.concurrent, engine.name) == (3, True, "cuda")
+
+
+class TestRefusals:
+    def test_steps_out_of_order(self):
+        engine = opened()
+        with pytest.raises(ValueError, match="no picture yet"):
+            opened(lanes=2).run(0, lane=1)
+        engine.start(coded(1))
+        with pytest.raises(ValueError, match="step 1 needs the state of step 0, the last one run was None"):
+            engine.run(1)
+        engine.run(0)
+        engine.run(2)
+        with pytest.raises(ValueError, match="step 4 needs the state of step 3, the last one run was 2"):
+            engine.submit(4)
+        engine.submit(3)
+        with pytest.raises(ValueError, match="step 3 is in the queue of lane 0 already"):
+            engine.submit(3)
+
+    def test_whole_members_can_be_skipped(self):
+        engine = opened()
+        expected = answers_of(CodeNet(), coded(8), PLAIN)
+        engine.start(coded(8))
+        for step in (0, 3, 4, 2):
+            np.testing.assert_allclose(engine.run(step), expected[step], atol=ATOL)
+
+    @pytest.mark.parametrize(
+        ("image", "message"),
+        [
+            (np.zeros((8, 8, 3), np.float32), r"image must be uint8 \[H, W, 3\], got float32"),
+            (np.zeros((8, 8), np.uint8), r"got uint8 \[8, 8\]"),
+            (np.zeros((0, 8, 3), np.uint8), "image has no pixels"),
+        ],
+    )
+    def test_other_pictures(self, image, message):
+        with pytest.raises(ValueError, match=message):
+            opened().start(image)
+
+    def test_options(self):
+        with pytest.raises(ValueError, match="lanes must be at least 1"):
+            opened(lanes=0)
+        with pytest.raises(ValueError, match="temperatures must be 6 positive numbers"):
+            opened(temperatures=[1.0])
+
+    def test_closed(self):
+        layer = FakeDevice(haste=0)
+        engine = opened(layer=layer)
+        engine.start(coded(1))
+        engine.submit(0)
+        engine.close()
+        engine.close()
+        assert not any(stream.queue for stream in layer.streams), "closed in the middle of something"
+        for use in (lambda: engine.run(0), lambda: engine.start(coded(1)), engine.collect):
+            with pytest.raises(ValueError, match="the engine is closed"):
+                use()
+
+
+class TestSizes:
+    def test_a_size_that_stays_gets_graphs_and_one_that_does_not_gets_none(self):
+        layer = FakeDevice()
+        engine = opened(layer=layer)
+        before = layer.captures
+        net = CodeNet()
+
+        def show(side_px: int) -> int:
+            for _ in range(8):
+                engine.start(coded(11, side_px))
+                for step in (0, 2):
+                    np.testing.assert_allclose(
+                        engine.run(step), answers_of(net, coded(11, side_px), PLAIN)[step], atol=ATOL
+                    )
+            return layer.captures - before
+
+        assert show(20) == 4  # two resolutions in two sets of buffers
+        assert show(20) == 4
+        assert [show(side) for side in (21, 22, 23)] == [8, 12, 16]
+        assert show(24) == 16  # enough is enough
+        assert show(20) == 16
+        for side in range(5, 60):
+            engine.start(coded(side, side))
+            np.testing.assert_allclose(engine.run(0), answers_of(net, coded(side, side), PLAIN)[0], atol=ATOL)
+        assert layer.captures - before == 16
+
+    def test_only_the_square_that_is_looked_at_travels(self):
+        image = np.zeros((40, 100, 3), np.uint8)
+        image[:, 32:68] = coded(21, 1)
+        image[2:38, 32:68] = coded(21, 1)
+        engine = opened(preprocessing=Preprocessing(PLAIN.mean, PLAIN.std, crop=0.9))
+        engine.start(image)
+        np.testing.assert_allclose(engine.run(0), answers_of(CodeNet(), coded(21), PLAIN)[0], atol=ATOL)
+
+
+class TestFailures:
+    @pytest.mark.parametrize("number", [1, 3, 12])
+    def test_a_failed_capture_means_kernel_by_kernel(self, number):
+        layer = FakeDevice(fail_captures=(number, RuntimeError("operation not permitted\nmany more lines")))
+        engine = opened(layer=layer)
+        assert engine.warning == "work is launched kernel by kernel, because a graph failed: operation not permitted"
+        assert "kernel by kernel" in engine.description
+        Driver(engine, 0, atol=ATOL).drive(50, depth=2)
+        assert layer.captures == number, "tried again"
+
+    def test_a_capture_that_fails_for_a_new_size(self):
+        layer = FakeDevice(fail_captures=(13, RuntimeError("operation not permitted")))
+        engine = opened(layer=layer)
+        assert engine.warning is None
+        assert engine.description == "cuda on cpu, float32, graphs"
+        driver = Driver(engine, 0, atol=ATOL, sides_px=(8,))
+        driver.drive(50, depth=2)
+        assert "operation not permitted" in (engine.warning or "")
+
+    def test_no_memory_for_a_graph(self):
+        layer = FakeDevice(
+            fail_captures=(2, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"))
+        )
+        with pytest.raises(DeviceError, match="device 'cpu' is out of memory; free some, or use --device cpu"):
+            opened(layer=layer)
+        assert layer.closed, "what was opened is left open"
+
+    @pytest.mark.parametrize("call", ["start", "submit", "collect"])
+    def test_a_failing_device(self, call, monkeypatch):
+        engine = opened()
+        engine.start(coded(1))
+        engine.submit(0)
+
+        def fail(*args, **kwargs):
+            raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
+
+        monkeypatch.setattr(Bank, {"start": "start", "submit": "launch", "collect": "answer"}[call], fail)
+        uses = {"start": lambda: engine.start(coded(1)), "submit": lambda: engine.submit(1), "collect": engine.collect}
+        with pytest.raises(DeviceError, match="device 'cpu' failed: CUDA error: unspecified launch failure; try"):
+            uses[call]()
+
+    def test_cudnn_is_left_as_it_was(self):
+        before = torch.backends.cudnn.benchmark
+        opened()
+        assert torch.backends.cudnn.benchmark == before
+
+
+class TestPrecision:
+    def test_sixteen_bits_where_they_are_enough(self):
+        assert opened(dtype=None).dtype == torch.float16
+
+    def test_beyond_float16_comes_bfloat16(self):
+        engine = opened(scaled(1e4), dtype=None)
+        assert engine.dtype == torch.bfloat16
+
+    def test_beyond_both_comes_float32(self):
+        assert opened(scaled(1e4, gain=300.0), dtype=None).dtype == torch.float32
+
+    def test_a_gpu_without_fast_16_bits(self, monkeypatch):
+        monkeypatch.setattr(FakeDevice, "half_types", lambda self: ())
+        assert opened(dtype=None).dtype == torch.float32
+
+
+def scaled(factor: float, *, gain: float = 1.0) -> CodeNet:
+    """The same function but for ``gain``, with features so large that float16 cannot hold them."""
+    net = CodeNet()
+    for part in net.parts:
+        assert isinstance(part, CodeStep)
+        if part.first:
+            part.mix.weight.data.mul_(factor * 100)
+            part.mix.bias.data.mul_(factor * 100)
+        else:
+            part.mix.bias.data.mul_(factor * 100)
+        part.head.weight.data.mul_(gain / (factor * 100))
+    return net
+
+
+class TestTheFakeNotices:
+    """Each guard taken away once: the answers may still be right by luck, but the fake does not accept it."""
+
+    @pytest.mark.parametrize(
+        ("event", "message"),
+        [
+            ("copied", "the host writes pinned .* which stream copies"),
+            ("sent", "stream (first|second) .* reads .* of stream copies .*, which stream copies .* writes"),
+            ("read", "stream copies .* writes .* which stream (first|second) .* reads"),
+            ("done", "the host reads pinned .* which stream (first|second) .* writes|before both are past"),
+        ],
+    )
+    def test_an_event_that_nobody_waits_for(self, event, message):
+        with pytest.raises(Race, match=message):
+            self.use(FakeDevice(3, ignored=[event]))
+
+    def use(self, layer: FakeDevice) -> None:
+        engine = opened(layer=layer)
+        for code in range(5):
+            engine.start(coded(code))
+        Driver(engine, 3, atol=ATOL).drive(30, depth=2)
+
+    def test_two_streams_on_one_set_of_buffers(self, monkeypatch):
+        made: dict[tuple[int, ...], torch.Tensor] = {}
+        empty = FakeStream.empty
+
+        def shared(stream: FakeStream, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+            return (
+                made.setdefault(tuple(shape), empty(stream, shape, dtype))
+                if len(shape) == 4
+                else empty(stream, shape, dtype)
+            )
+
+        monkeypatch.setattr(FakeStream, "empty", shared)
+        with pytest.raises(Race, match=r"stream (first|second) .* of stream (first|second) .*"):
+            Driver(opened(layer=FakeDevice(haste=0)), 0, atol=ATOL).drive(60, depth=2)
+
+    def test_a_state_that_nobody_keeps(self, monkeypatch):
+        capture = Bank.open
+
+        def forgetful(bank: Bank) -> None:
+            capture(bank)
+            bank._states[:] = [()] * len(bank._states)
+
+        monkeypatch.setattr(Bank, "open", forgetful)
+        with pytest.raises(Race, match="that nobody keeps any more"):
+            opened()
+
+    def test_answers_of_an_abandoned_frame(self):
+        class NeverCleared(deque):
+            def clear(self) -> None:
+                pass
+
+        engine = opened()
+        engine._lanes[0].submitted = NeverCleared()
+        engine.start(coded(3))
+        engine.submit(0)
+        engine.start(coded(4))
+        engine.submit(1 if engine.plan.steps[1].first else 2)
+        with pytest.raises((AssertionError, ValueError)):
+            Driver(engine, 0, atol=ATOL).drive(60, depth=2)
+
+    def test_what_cannot_come(self):
+        layer = FakeDevice(haste=0)
+        one, other = layer.stream("one", urgent=True), layer.stream("other", urgent=True)
+        first, second = layer.event("first"), layer.event("second")
+        one.record(first)
+        one.wait(first)
+        two_ways = layer.event("two ways")
+        other.wait(first)
+        other.record(second)
+        assert second.wait()
+        one.queue.appendleft(lambda: False)
+        one.record(two_ways)
+        with pytest.raises(Deadlock):
+            two_ways.wait()
+
+    def test_waiting_for_the_device_within_a_graph(self):
+        stream = FakeDevice().stream("one", urgent=True)
+        values = stream.empty((3,), torch.float32)
+        with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+            stream.capture(lambda: values.add_(float(values.sum())))
+
+    def test_graphs_run_in_the_memory_that_they_were_captured_in(self):
+        layer = FakeDevice(haste=1)
+        stream = layer.stream("one", urgent=True)
+        values = stream.empty((3,), torch.float32)
+        kept = []
+        replay = stream.capture(lambda: kept.append(values * 2))
+        assert not kept[0].eq(8).any()
+        values.fill_(4)
+        replay()
+        layer.run_all()
+        assert kept[0].eq(8).all()
