@@ -7,6 +7,10 @@ is. The tree::
     ├── SourceError            a source cannot be opened or read
     │   ├── SourceNotFoundError    there is nothing at that name
     │   ├── UnsupportedSourceError it is there, but nothing in it can be shown as frames
+    │   ├── AccessDeniedError      it wants another user name and password
+    │   ├── UnreachableError       nothing answers at its address
+    │   ├── SourceTimeoutError     it did not answer, or gave no picture, in time
+    │   ├── DisconnectedError      the connection to it was lost
     │   └── DecodeError            one frame is damaged (counted, and the run goes on)
     ├── WeightsError           weights or their card cannot be used
     │   ├── UnknownWeightsError    no weights of that name
@@ -25,17 +29,21 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "AccessDeniedError",
     "CardError",
     "CorruptWeightsError",
     "DecodeError",
     "DeviceError",
+    "DisconnectedError",
     "MissingExtraError",
     "OutputError",
     "SourceError",
     "SourceNotFoundError",
+    "SourceTimeoutError",
     "StreamAnnError",
     "TrainingError",
     "UnknownWeightsError",
+    "UnreachableError",
     "UnsupportedSourceError",
     "UsageError",
     "WeightsError",
@@ -65,11 +73,27 @@ class SourceError(StreamAnnError):
 
 
 class SourceNotFoundError(SourceError):
-    """There is no file, folder or device at the name given."""
+    """There is no file, folder, device or stream at the name given."""
 
 
 class UnsupportedSourceError(SourceError):
     """The source exists, but it holds nothing that can be shown as frames."""
+
+
+class AccessDeniedError(SourceError):
+    """A network source wants another user name and password, or none gives access to it."""
+
+
+class UnreachableError(SourceError):
+    """Nothing answers at the address of a network source: no such machine, no route to it, or nothing that listens."""
+
+
+class SourceTimeoutError(SourceError):
+    """A source did not answer, or gave no picture, in the time that it had."""
+
+
+class DisconnectedError(SourceError):
+    """The connection to a live source was lost, or ended by the other side."""
 
 
 class DecodeError(SourceError):

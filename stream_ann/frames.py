@@ -29,6 +29,8 @@ class Frame:
     """Presentation time in the source, in seconds, or None where the source does not say. Only labels output."""
     arrival_s: float
     """Monotonic time at which the frame was ready to be classified, in seconds."""
+    suspect: bool = False
+    """Whether parts of the picture may be wrong: data of it, or of a frame that it builds on, were lost on the way."""
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
@@ -143,6 +145,7 @@ class FrameResult:
             "budget_ms": None if self.budget_ms is None else round(self.budget_ms, 3),
             "replaced_before": self.replaced_before,
             "ended": self.ended,
+            **({"suspect": True} if self.frame.suspect else {}),
         }
 
 

@@ -143,7 +143,7 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path):
 
 class TestImages:
     def test_come_in_the_order_in_which_people_count(self, folder: Path):
-        source = source_from(folder, image_fps=10)
+        source = source_from(folder, SourceOptions(image_fps=10))
         source.open()
         seen = []
         while (picture := source.read()) is not None:

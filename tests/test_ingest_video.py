@@ -15,7 +15,7 @@ from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError, Uns
 from stream_ann.ingest import Picture, VideoSource, video
 from stream_ann.ingest.libav import decoding, opening
 from stream_ann.ingest.pattern import frame_number
-from stream_ann.ingest.video import upright
+from stream_ann.ingest.pictures import upright
 from tests.videos import UNIT, corner_names, corners, cut_short, damage, encode, numbered, sound
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from stream_ann.ingest.fake import FakeSource, ScriptedSlot
 from stream_ann.ingest.images import DEFAULT_IMAGE_FPS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, ImageSource
+from stream_ann.ingest.network import NetworkSource
+from stream_ann.ingest.options import SourceOptions, Transport, size_px_from
 from stream_ann.ingest.pattern import PatternSource
 from stream_ann.ingest.reader import Reader, ReaderCounts
+from stream_ann.ingest.retries import Retries
 from stream_ann.ingest.slot import Slot, SlotCounts, Taken
 from stream_ann.ingest.source import MAX_PIXELS, Cancellable, Picture, Source
 from stream_ann.ingest.spec import DEMO_CLIP, SourceEntry, list_sources, source_from
-from stream_ann.ingest.url import redact
+from stream_ann.ingest.url import SourceUrl, redact
 from stream_ann.ingest.video import VideoSource
 from stream_ann.ingest.webcam import FoundWebcam, WebcamSource, list_webcams
 
@@ -28,20 +31,26 @@ __all__ = [
     "FakeSource",
     "FoundWebcam",
     "ImageSource",
+    "NetworkSource",
     "PatternSource",
     "Picture",
     "Reader",
     "ReaderCounts",
+    "Retries",
     "ScriptedSlot",
     "Slot",
     "SlotCounts",
     "Source",
     "SourceEntry",
+    "SourceOptions",
+    "SourceUrl",
     "Taken",
+    "Transport",
     "VideoSource",
     "WebcamSource",
     "list_sources",
     "list_webcams",
     "redact",
+    "size_px_from",
     "source_from",
 ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stream_ann.clock import FakeClock
 from stream_ann.frames import Frame
+from stream_ann.ingest.retries import Retries
 from stream_ann.ingest.slot import SlotCounts, Taken
 from stream_ann.ingest.source import Picture
 
@@ -28,6 +29,7 @@ class FakeSource:
         name: Name of the source.
         live: Whether its pictures come at their own pace.
         open_error: Raised by :meth:`open`.
+        retries: When to open it again if it is live; never where None. It goes on with the next item.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class FakeSource:
         name: str = "fake",
         live: bool = False,
         open_error: BaseException | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self.name = name
         self.live = live
+        self.retries = retries
         self.opened = self.closed = 0
         """How often each was called."""
         self._items: Iterator[Item] = iter(items)

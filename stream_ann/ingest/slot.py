@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +78,9 @@ class Slot:
 
     # the reader's side
 
-    def put(self, image: NDArray[np.uint8], *, source: str, index: int, pts_s: float | None) -> bool:
+    def put(
+        self, image: NDArray[np.uint8], *, source: str, index: int, pts_s: float | None, suspect: bool = False
+    ) -> bool:
         """Put in the next frame. Lossless, wait for the place to be free, or for the consumer to leave.
 
         Args:
@@ -86,6 +88,7 @@ class Slot:
             source: Name of the source.
             index: Number of the frame in its source.
             pts_s: Presentation time in seconds, or None.
+            suspect: Whether parts of the picture may be wrong.
 
         Returns:
             Whether there is still somebody to take frames. A frame put in afterwards is counted as replaced.
@@ -93,7 +96,7 @@ class Slot:
         Raises:
             RuntimeError: If :meth:`finish` was called before.
         """
-        frame = Frame(image, source, index, pts_s, self._clock.now_s())
+        frame = Frame(image, source, index, pts_s, self._clock.now_s(), suspect)
         while not self.wait_free(SLICE_S):
             pass
         with self._changed:
@@ -161,7 +164,7 @@ class Slot:
             replaced, self._replaced_since = self._replaced_since, 0
             self._changed.notify_all()
         if self._lossless:
-            frame = Frame(frame.image, frame.source, frame.index, frame.pts_s, self._clock.now_s())
+            frame = replace(frame, arrival_s=self._clock.now_s())
         return Taken(frame, replaced)
 
     def newer_waiting(self) -> bool:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ann.errors import DecodeError, SourceError
+from stream_ann.ingest.retries import Retries
 from stream_ann.text import clean
 
-__all__ = ["MAX_PIXELS", "Cancellable", "Picture", "Source", "check_size", "shown_path"]
+__all__ = ["MAX_PIXELS", "Cancellable", "Paced", "Picture", "Returning", "Source", "check_size", "shown_path"]
 
 MAX_PIXELS = 2**28 // 3
 """Pictures of more pixels than this (89 megapixels, 256 MiB as RGB) are refused: a file of a few kilobytes can claim a
@@ -25,6 +26,8 @@ class Picture(NamedTuple):
     """uint8 [H, W, 3], RGB, upright, C-contiguous. Owned by whoever gets it."""
     pts_s: float | None
     """Presentation time in the source, in seconds, or None where the source does not say."""
+    suspect: bool = False
+    """Whether parts of it may be wrong, since data were lost on the way."""
 
 
 class Source(Protocol):
@@ -71,6 +74,26 @@ class Cancellable(Protocol):
 
     def cancel(self) -> None:
         """Make a waiting ``read``, and all later ones, end at once. Called from another thread, at any time."""
+        ...
+
+
+@runtime_checkable
+class Returning(Protocol):
+    """A live source that is opened again when it fails: what it gives has no end but the user's."""
+
+    @property
+    def retries(self) -> Retries | None:
+        """How often, and from when on; None to let it end."""
+        ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A source that says for itself whether its pictures are to be held back until their time."""
+
+    @property
+    def paced(self) -> bool:
+        """Whether pictures come faster than they are to be shown. Known once the source is open."""
         ...
 
 

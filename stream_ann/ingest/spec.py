@@ -10,11 +10,13 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from stream_ann.errors import SourceError, SourceNotFoundError, UnsupportedSourceError, UsageError
-from stream_ann.ingest.images import DEFAULT_IMAGE_FPS, IMAGE_EXTENSIONS, ImageSource, find_images
+from stream_ann.errors import SourceError, SourceNotFoundError, UsageError
+from stream_ann.ingest.images import IMAGE_EXTENSIONS, ImageSource, find_images
+from stream_ann.ingest.network import NetworkSource
+from stream_ann.ingest.options import SourceOptions
 from stream_ann.ingest.pattern import PATTERN_FORM, PatternSource
 from stream_ann.ingest.source import Source, shown_path
-from stream_ann.ingest.url import is_url, redact
+from stream_ann.ingest.url import SourceUrl, is_url
 from stream_ann.ingest.video import VideoSource
 from stream_ann.ingest.webcam import WebcamSource, list_webcams
 
@@ -26,6 +28,8 @@ DEMO_CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo.mp4"
 _FORMS = (
     ("demo", "the bundled clip: photographs filmed with a moving camera, with hard cuts"),
     ("0, 1, ...", "a webcam by its number"),
+    ("rtsp://...", "a network camera; rtsps:// likewise, with user and password as rtsp://USER:PASSWORD@..."),
+    ("http://...", "MJPEG from a network camera, an HLS playlist, or a video file; https:// likewise"),
     ("FILE", "a video file of any kind that FFmpeg decodes, or an image"),
     ("FOLDER", "the images in a folder, sorted by name"),
     ("'GLOB'", "the images that match, such as 'shots/*.jpg'"),
@@ -49,26 +53,34 @@ def list_sources() -> list[SourceEntry]:
     return here + [SourceEntry(*form) for form in _FORMS]
 
 
-def source_from(spec: str | os.PathLike[str], *, image_fps: float = DEFAULT_IMAGE_FPS) -> Source:
+def source_from(spec: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
     """The source that a text or a path names. Nothing is opened yet, but what is not there is said at once.
 
     Args:
-        spec: ``"demo"``; a webcam (``"0"``, ``"/dev/video0"``); ``"pattern:WxH@FPS"``; a video or image file; a folder
-            or glob of images. A path object always means a file or folder; write ``./demo`` for a file of that name.
-        image_fps: How many images of a folder or glob a second.
+        spec: ``"demo"``; a webcam (``"0"``, ``"/dev/video0"``); a URL (rtsp, rtsps, http, https);
+            ``"pattern:WxH@FPS"``; a video or image file; a folder or glob of images. A path object always means a file
+            or folder; write ``./demo`` for a file of that name.
+        options: What else to know about it; the defaults of :class:`SourceOptions` where None.
 
     Raises:
         SourceNotFoundError: If there is nothing of that name.
         UnsupportedSourceError: If it is of a kind that cannot be read.
         UsageError: If it cannot be understood.
     """
+    options = options or SourceOptions()
     if isinstance(spec, str):
         if not spec.strip():
             raise UsageError("the source is empty", "give a file, a folder of images, a webcam such as 0, or demo")
         if spec == "demo":
             return VideoSource(DEMO_CLIP, name="demo")
         if re.fullmatch(r"[0-9]{1,4}|/dev/video[0-9]{1,4}", spec):
-            webcam = WebcamSource(spec)
+            webcam = WebcamSource(
+                spec,
+                size_px=options.webcam_size_px,
+                fps=options.webcam_fps,
+                timeout_s=options.read_timeout_s,
+                reconnect_attempts=options.reconnect_attempts,
+            )
             webcam.check()
             return webcam
         if spec.startswith("pattern:"):
@@ -76,12 +88,9 @@ def source_from(spec: str | os.PathLike[str], *, image_fps: float = DEFAULT_IMAG
         if spec.lower().startswith("file://"):
             spec = unquote(urlsplit(spec).path)
         elif is_url(spec):
-            raise UnsupportedSourceError(
-                f"network sources such as '{redact(spec)}' are not supported by this version",
-                "give a file, a folder of images, a webcam such as 0, or demo",
-            )
+            return NetworkSource(SourceUrl(spec), options)
         spec = os.path.expanduser(spec)
-    return _source_of_path(spec, image_fps)
+    return _source_of_path(spec, options.image_fps)
 
 
 def _source_of_path(spec: str | os.PathLike[str], image_fps: float) -> Source:

@@ -7,31 +7,26 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import av
-import numpy as np
-from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError, UnsupportedSourceError
 from stream_ann.ingest.libav import decoding, opening
+from stream_ann.ingest.pictures import rgb_image, video_stream
 from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size, shown_path
 from stream_ann.ingest.tapping import Tapping
 from stream_ann.packets import PacketTap
 
-__all__ = ["VideoSource", "upright"]
+__all__ = ["VideoSource"]
 
 MAX_READ_ERRORS = 16
 """So many failures in a row to find the next packet mean that the rest of the file cannot be read."""
 _MAX_PENDING = 1024
-_TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
-"""Decoders that libav offers for plain text files, which nobody means by a video."""
 _ONE_TO_ONE = frozenset({"av1", "ffv1", "h264", "hevc", "libdav1d", "mjpeg", "png", "prores", "vp9", "vvc"})
 """Decoders of formats in which every packet holds one frame to be shown, unless it is interlaced."""
 
@@ -168,10 +163,7 @@ class VideoSource:
         if frame.is_corrupt:
             self._lost += 1
             return
-        check_size(frame.width, frame.height, self.name)
-        with decoding(self.name):
-            image = np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
-        self._held = Picture(upright(image, _display_matrix(frame)), pts_s)
+        self._held = Picture(rgb_image(frame, self._reformatter, self.name), pts_s)
 
     def _look_again(self, decoder: _Decoder) -> bool:
         """Decode the end once more where frames are missing from it; False when nothing more is to be had.
@@ -227,7 +219,7 @@ class _Decoder:
                 self._file = path.open("rb")
                 self.container = av.open(self._file, "r", metadata_errors="replace")
         try:
-            self.stream = _video_stream(self.container, name)
+            self.stream = video_stream(self.container, name)
             check_size(self.stream.width, self.stream.height, name, error=UnsupportedSourceError)
             self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow midway
             self.stream.thread_type = thread_type
@@ -304,45 +296,3 @@ class _Ledger:
             self._pending = {p for p in self._pending if p <= self.last_out}
         self._reported_before = self._reported
         self._suspicious = True
-
-
-def upright(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
-    """Turn and mirror a picture the way its file says that it is to be shown. Angles in between are left alone.
-
-    Args:
-        image: uint8 [H, W, 3].
-        matrix: int32 [3, 3], the display matrix of ISO/IEC 14496-12 (8.3.2, ``tkhd``): a point ``(x, y)`` of the
-            picture is shown at ``(x * m[0, 0] + y * m[1, 0], x * m[0, 1] + y * m[1, 1])``. None where there is none.
-
-    Returns:
-        uint8 [H, W, 3] or [W, H, 3], C-contiguous.
-    """
-    if matrix is not None:
-        (xx, xy), (yx, yy) = matrix[:2, :2].tolist()
-        if xx == yy == 0 and xy and yx:
-            image = image.transpose(1, 0, 2)[:: -1 if xy < 0 else 1, :: -1 if yx < 0 else 1]
-        elif xy == yx == 0 and xx and yy:
-            image = image[:: -1 if yy < 0 else 1, :: -1 if xx < 0 else 1]
-    return np.ascontiguousarray(image)
-
-
-def _display_matrix(frame: VideoFrame) -> NDArray[np.int32] | None:
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    return None if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3)
-
-
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The stream to show: the first that is video, and not the cover of a piece of music."""
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not moving:
-        if container.streams.audio:
-            raise UnsupportedSourceError(f"'{name}' holds sound only, no picture", "give a video file")
-        raise UnsupportedSourceError(f"'{name}' holds no video", "give a video file")
-    stream = moving[0]
-    if stream.codec_context is None:
-        raise UnsupportedSourceError(
-            f"the video in '{name}' cannot be decoded by this PyAV", "convert it to H.264 in mp4"
-        )
-    if stream.codec_context.name in _TEXT_ART:
-        raise UnsupportedSourceError(f"'{name}' is text, not a video", "give a video file")
-    return stream

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError
+from stream_ann.ingest.retries import Retries
 from stream_ann.ingest.source import Picture
 from stream_ann.text import clean
 
@@ -55,6 +56,7 @@ class WebcamSource:
         size_px: Width and height to ask the camera for; it may give another. Its own choice by default.
         fps: Frames a second to ask it for, likewise.
         timeout_s: A camera that gives no frame for so long has failed, in seconds.
+        reconnect_attempts: How often in a row it may then be tried in vain to open it again; None for any number.
         open_capture: Opens the device; for tests.
     """
 
@@ -67,6 +69,7 @@ class WebcamSource:
         size_px: tuple[int, int] | None = None,
         fps: float | None = None,
         timeout_s: float = 5.0,
+        reconnect_attempts: int | None = None,
         open_capture: Callable[[int], Capture] | None = None,
     ) -> None:
         found = re.fullmatch(r"(?:/dev/video)?([0-9]{1,4})", str(device))
@@ -78,6 +81,8 @@ class WebcamSource:
         self._size_px = size_px
         self._fps = fps
         self._timeout_s = timeout_s
+        self.retries = Retries(reconnect_attempts, from_the_start=False)
+        """When to open it again, for it may be plugged in again."""
         self._open_capture = open_capture
         self._capture: Capture | None = None
         self._cancelled = threading.Event()
