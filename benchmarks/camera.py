@@ -200,7 +200,7 @@ class RtspCamera:
     def _requests(self, connection: socket.socket) -> Iterator[str]:
         waiting = b""
         while not self._stopping.is_set():
-            # not by the socket's own timeout, which is for sending: while recv() waits, nothing can reset the connection
+            # not by the socket's own timeout, which is for sending: nothing can reset a connection while recv() waits
             if not select.select([connection], [], [], 0.05)[0]:
                 continue
             data = connection.recv(65536)

@@ -22,11 +22,23 @@ class View(StrEnum):
     none = "none"
 
 
+class TransportChoice(StrEnum):
+    """Values of ``--transport``."""
+
+    tcp = "tcp"
+    udp = "udp"
+
+
+_CAMERAS = "Cameras"
+
+
 @reported
 def live(
     source: Annotated[
         str,
-        typer.Argument(help="demo, a webcam (0), a video file, a folder or glob of images, pattern:WxH@FPS."),
+        typer.Argument(
+            help="demo, a webcam (0), a camera (rtsp://...), a video file, a folder or glob of images, pattern:WxH@FPS."
+        ),
     ],
     weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -52,7 +64,8 @@ def live(
         typer.Option(help="Write the video with its overlay to this .mp4, .mkv or .webm file.", dir_okay=False),
     ] = None,
     events: Annotated[
-        str | None, typer.Option(help="Write one JSON object a frame to this file; - for standard output.")
+        str | None,
+        typer.Option(help="Write one JSON object a frame, or change of a camera's state, to this file; - for stdout."),
     ] = None,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Don't start a step that would end later than this after the frame's arrival.")
@@ -72,6 +85,31 @@ def live(
     classes: ClassesOption = None,
     smooth_s: SmoothOption = 0.0,
     hierarchy: HierarchyOption = None,
+    transport: Annotated[
+        TransportChoice,
+        typer.Option(help="How RTSP carries the pictures. Over udp they may get lost.", rich_help_panel=_CAMERAS),
+    ] = TransportChoice.tcp,
+    connect_timeout_s: Annotated[
+        float, typer.Option(help="How long a network camera may take to answer.", rich_help_panel=_CAMERAS)
+    ] = 5.0,
+    read_timeout_s: Annotated[
+        float,
+        typer.Option(help="Connect anew to a camera that gives no picture for so long.", rich_help_panel=_CAMERAS),
+    ] = 5.0,
+    reconnect_attempts: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Give a camera up after so many failed attempts in a row; never by default.",
+            rich_help_panel=_CAMERAS,
+        ),
+    ] = None,
+    webcam_size: Annotated[
+        str | None, typer.Option(help="Size to ask a webcam for, such as 1280x720.", rich_help_panel=_CAMERAS)
+    ] = None,
+    webcam_fps: Annotated[
+        float | None, typer.Option(help="Frames a second to ask a webcam for.", rich_help_panel=_CAMERAS)
+    ] = None,
 ) -> None:
     """Classify a stream live, each frame refined until the next one arrives.
 
@@ -82,6 +120,7 @@ def live(
     import pipelines
     from pipelines.views import Serving
     from pipelines.watch import warn, watch
+    from stream_ann.ingest import SourceOptions, size_px_from
     from stream_ann.labels import LabelOptions
     from stream_ann.sinks import summary_table
 
@@ -98,6 +137,14 @@ def live(
         top_k=top_k,
         max_frames=max_frames,
         realtime=realtime,
+        source_options=SourceOptions(
+            transport=transport.value,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            reconnect_attempts=reconnect_attempts,
+            webcam_size_px=None if webcam_size is None else size_px_from(webcam_size),
+            webcam_fps=webcam_fps,
+        ),
         on_warning=lambda line: warn(console, line),
     )
     serving = Serving(host=web_host, port=web_port, token=web_token, metrics_port=metrics_port)

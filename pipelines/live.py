@@ -12,11 +12,12 @@ from stream_ann.clock import MonotonicClock
 from stream_ann.engines import open_engine
 from stream_ann.errors import UsageError
 from stream_ann.frames import Counts, FrameResult
-from stream_ann.ingest import Reader, Slot, Source, source_from
+from stream_ann.ingest import Reader, Slot, Source, SourceOptions, source_from
 from stream_ann.labels import LabelOptions, labelling_from
 from stream_ann.nets.contract import Plan
 from stream_ann.readout import readout_named
 from stream_ann.scheduler import Confident, Deadline, Policy, Scheduler, UntilNextFrame
+from stream_ann.states import StateChange, StateFeed
 from stream_ann.stats import LiveStats, LiveStatus
 
 __all__ = ["LiveRun", "live"]
@@ -86,7 +87,10 @@ class LiveRun(Iterator[FrameResult]):
             labelling=self.labelling,
             top_k=top_k,
         )
-        self._reader = Reader(source, self._slot, clock, realtime=realtime, on_warning=on_warning)
+        self._states = StateFeed()
+        self._reader = Reader(
+            source, self._slot, clock, realtime=realtime, on_warning=on_warning, on_state=self._states.put
+        )
         self._left = max_frames
         self._given = 0
         self._closed = False
@@ -150,12 +154,21 @@ class LiveRun(Iterator[FrameResult]):
             confidence=partial.confidence if partial else 0.0,
             exits=partial.exits if partial else (),
             source=self.source.name,
+            state=self._reader.state,
             frame=partial.frame if partial else None,
         )
 
     def statuses(self) -> tuple[LiveStatus, ...]:
         """What a view shows at this moment, one for each source. Safe to call from any thread."""
         return (self.status(),)
+
+    def on_state(self, listener: Callable[[StateChange], None]) -> None:
+        """Call ``listener`` with every state that a source passes into, those since the beginning of the run included.
+
+        Args:
+            listener: Called from any thread, one change at a time and in order. It must not wait.
+        """
+        self._states.listen(listener)
 
     def stop(self) -> None:
         """Ask the run to end after the present frame. Safe to call from any thread and from a signal handler."""
@@ -184,13 +197,14 @@ def live(
     top_k: int = 5,
     max_frames: int | None = None,
     realtime: bool = True,
+    source_options: SourceOptions | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> LiveRun:
     """Classify a stream, refining each frame until the next one arrives.
 
     Args:
-        source: ``"demo"``, a webcam (``0``, ``/dev/video0``), a video file, a folder or glob of images,
-            ``pattern:640x360@25``, or a source object.
+        source: ``"demo"``, a webcam (``0``, ``/dev/video0``), a URL (rtsp, rtsps, http, https), a video file, a folder
+            or glob of images, ``pattern:640x360@25``, or a source object.
         weights: Name of bundled weights, or path of a weights file or its card.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         threads: Torch threads on the CPU, for the whole process; by default one core is left to the decoder. More are
@@ -203,13 +217,15 @@ def live(
         max_frames: End after this many results.
         realtime: Play files at the pace of their timestamps. If False, frames come as fast as they are taken and
             none is lost; each is then refined as deep as ``deadline_ms`` and ``confidence`` allow.
+        source_options: What else to know about the source: transport, timeouts, attempts at reconnecting, and more.
         on_warning: Called with one line for everything that went wrong without ending the run, from the reader thread.
 
     Returns:
         An iterator of :class:`~stream_ann.frames.FrameResult`, which is also a context manager.
 
     Raises:
-        SourceError: If the source cannot be opened, or fails later on.
+        SourceError: If the source cannot be opened, or fails later on. A network camera is tried again instead, and so
+            is a webcam that was open, as often as ``source_options`` say.
         WeightsError: If the weights cannot be used.
         DeviceError: If the device cannot be used.
         UsageError: If an option makes no sense.
@@ -225,7 +241,7 @@ def live(
         policy = policy & Deadline(deadline_ms)
     if confidence is not None:
         policy = policy & Confident(confidence)
-    opened = source_from(source) if isinstance(source, str | os.PathLike) else source
+    opened = source_from(source, source_options) if isinstance(source, str | os.PathLike) else source
     return LiveRun(
         opened,
         weights_room.load(weights),

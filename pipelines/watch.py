@@ -16,6 +16,7 @@ from pipelines.views import Serving, Views, say
 from stream_ann.errors import StreamAnnError
 from stream_ann.overlay import Overlay
 from stream_ann.sinks import JsonlSink, SinkWorker, VideoSink
+from stream_ann.states import StateChange
 from stream_ann.stats import StatsSnapshot
 
 __all__ = ["LiveSummary", "warn", "watch"]
@@ -73,7 +74,8 @@ def watch(
         view: ``"web"``, ``"terminal"``, ``"none"``, or ``"auto"``: what the machine can show.
         record: File for the video with overlay (mp4, mkv or webm). A file that is there already is kept as
             ``NAME.previous.EXT``; so with ``events``.
-        events: File for one JSON object a frame and line, ``-`` for standard output.
+        events: File for one JSON object a line, ``-`` for standard output: each frame, and each change of a live
+            source's state.
         serving: Where the web page and the metrics are served.
 
     Raises:
@@ -106,6 +108,13 @@ def watch(
 
         if events is not None:
             attach(JsonlSink(events))
+            written = workers[-1]
+
+            def put_state(change: StateChange) -> None:
+                if run.source.live:  # a file's beginning and end are its first and last line
+                    written.put_state(change)
+
+            run.on_state(put_state)
         if record is not None:
             overlay = Overlay(names)
             attach(VideoSink(Path(record), draw=lambda result: overlay.draw(result, run.stats.snapshot())))
@@ -114,6 +123,7 @@ def watch(
             return {worker.name: worker.dropped for worker in workers}
 
         views = stack.enter_context(Views(run, console=console, view=view, serving=serving, drops=drops))
+        run.on_state(views.put_state)
         came = stack.enter_context(stop_on_signals(run.stop))
         for result in run:
             views.put(result)

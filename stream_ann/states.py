@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["SourceState", "StateChange"]
+__all__ = ["SourceState", "StateChange", "StateFeed"]
 
 SourceState = Literal["connecting", "live", "stalled", "reconnecting", "refused", "ended"]
 """``connecting``: opened for the first time, no picture yet. ``live``: pictures come. ``stalled``: connected, but no
@@ -37,3 +40,30 @@ class StateChange:
             "why": self.why,
             "attempt": self.attempt,
         }
+
+
+class StateFeed:
+    """Hands changes of state on to whoever listens, those from before they listened included. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._past: deque[StateChange] = deque(maxlen=64)
+        self._listeners: tuple[Callable[[StateChange], None], ...] = ()
+
+    def put(self, change: StateChange) -> None:
+        """A source has passed into another state."""
+        with self._lock:
+            self._past.append(change)
+            for listener in self._listeners:
+                listener(change)
+
+    def listen(self, listener: Callable[[StateChange], None]) -> None:
+        """Call ``listener`` with every change: the past ones now, each later one when it comes, one at a time.
+
+        Args:
+            listener: Called from whichever thread a change comes from; it must not wait, nor change any state.
+        """
+        with self._lock:
+            for change in self._past:
+                listener(change)
+            self._listeners += (listener,)

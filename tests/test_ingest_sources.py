@@ -19,9 +19,11 @@ from stream_ann.ingest import (
     Cancellable,
     FakeSource,
     ImageSource,
+    NetworkSource,
     PatternSource,
     Picture,
     Source,
+    SourceOptions,
     VideoSource,
     WebcamSource,
     list_sources,
@@ -106,9 +108,24 @@ class TestSourceFrom:
         with pytest.raises(SourceNotFoundError, match=r"'dmeo'; did you mean 'demo'\?"):
             source_from("dmeo")
 
-    @pytest.mark.parametrize("url", ["rtsp://cam:hunter2@host/live", "HTTPS://host/a.m3u8?token=hunter2", "srt://x"])
-    def test_network_sources_are_refused_without_showing_passwords(self, url: str):
-        with pytest.raises(UnsupportedSourceError, match=r"network sources such as .* are not supported") as caught:
+    @pytest.mark.parametrize(
+        ("url", "live"),
+        [
+            ("rtsp://cam:hunter2@host/live", True),
+            ("HTTPS://host/a.m3u8?token=hunter2", True),
+            ("http://host/video.mjpg", True),
+            ("https://cam:hunter2@host/holiday.MP4?token=hunter2", False),
+        ],
+    )
+    def test_urls_are_network_sources_whose_names_hold_no_secrets(self, url: str, live: bool):
+        source = source_from(url)
+        assert isinstance(source, NetworkSource)
+        assert source.live is live
+        assert "hunter2" not in source.name
+
+    @pytest.mark.parametrize("url", ["srt://cam:hunter2@x/y", "rtsp://", "rtsp://cam:hunter2@", "http://host:99999/x"])
+    def test_urls_of_other_kinds_are_refused_without_showing_passwords(self, url: str):
+        with pytest.raises((UnsupportedSourceError, UsageError), match=r"cannot be read|no host and port") as caught:
             source_from(url)
         assert "hunter2" not in repr(caught.value)
 
@@ -475,7 +492,7 @@ class TestFakeSource:
         image = corners((8, 8))
         source = FakeSource([image, DecodeError("scratched"), Picture(image, 2.0)], name="script")
         source.open()
-        assert source.read() == (image, None)
+        assert source.read() == (image, None, False)
         with pytest.raises(DecodeError, match="scratched"):
             source.read()
         picture = source.read()

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from stream_ann.errors import OutputError
 from stream_ann.frames import FrameResult
 from stream_ann.sinks.files import check_writable, keep_previous, output_error
+from stream_ann.states import StateChange
 
 __all__ = ["JsonlSink", "strict_json"]
 
@@ -62,9 +63,20 @@ class JsonlSink:
         Raises:
             OutputError: If it cannot be written whole; none of it is left in the file then.
         """
+        self._write_event(result.as_event())
+
+    def write_state(self, change: StateChange) -> None:
+        """Write a change of a source's state as a line of its own, which has the key ``state``.
+
+        Raises:
+            OutputError: If it cannot be written whole; none of it is left in the file then.
+        """
+        self._write_event(change.as_event())
+
+    def _write_event(self, event: dict[str, Any]) -> None:
         if self._closed:
             raise OutputError(f"cannot write '{self.name}': it is closed already")
-        line = strict_json(result.as_event()) + "\n"
+        line = strict_json(event) + "\n"
         try:
             if self._stream is not None:
                 self._stream.write(line)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from stream_ann.frames import FrameResult
+from stream_ann.states import StateChange
 
-__all__ = ["Sink"]
+__all__ = ["Sink", "StateSink"]
 
 
 class Sink(Protocol):
@@ -30,5 +31,18 @@ class Sink(Protocol):
 
         Raises:
             OutputError: If it cannot be finished. What was written before stays valid.
+        """
+        ...
+
+
+@runtime_checkable
+class StateSink(Protocol):
+    """A sink that takes in how the sources are doing, too."""
+
+    def write_state(self, change: StateChange) -> None:
+        """Take in that a source has passed into another state.
+
+        Raises:
+            OutputError: If it cannot be written. What was written before stays valid.
         """
         ...

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from stream_ann.errors import OutputError, StreamAnnError, UsageError
 from stream_ann.frames import FrameResult
-from stream_ann.sinks.sink import Sink
+from stream_ann.sinks.sink import Sink, StateSink
+from stream_ann.states import StateChange
 
 __all__ = ["SinkWorker"]
 
@@ -54,7 +55,7 @@ class SinkWorker:
         self._on_error = on_error
         self._reported = False
         self._changed = threading.Condition()
-        self._queue: deque[FrameResult] = deque()
+        self._queue: deque[FrameResult | StateChange] = deque()
         self._held_bytes = 0  # by the queue, and by the result that is being written
         self._stalled = False
         self._closing = False
@@ -116,6 +117,19 @@ class SinkWorker:
         self._report()
         return taken
 
+    def put_state(self, change: StateChange) -> bool:
+        """Hand over how a source is doing, in order with the results, to a sink that takes that in. Never waits.
+
+        Returns:
+            Whether it was taken into the queue.
+        """
+        with self._changed:
+            taken = isinstance(self._sink, StateSink) and not self._over() and len(self._queue) < 2 * self._capacity
+            if taken:
+                self._queue.append(change)
+                self._changed.notify_all()
+        return taken
+
     def close(self, *, timeout_s: float = 2.0) -> bool:
         """Write what is waiting, finish the sink and end the thread. Safe to call twice.
 
@@ -157,17 +171,22 @@ class SinkWorker:
             self._on_error(error)
 
     def _run(self) -> None:
+        result: FrameResult | StateChange | None = None
         try:
             while (result := self._next()) is not None:
+                if isinstance(result, StateChange):
+                    if isinstance(self._sink, StateSink):
+                        self._sink.write_state(result)
+                    continue
                 self._sink.write(result)
                 with self._changed:
                     self._written += 1
                     self._held_bytes -= result.frame.image.nbytes
                     self._changed.notify_all()
         except Exception as error:
-            self._fail(error, in_hand=1)
+            self._fail(error, in_hand=int(isinstance(result, FrameResult)))
         with self._changed:
-            self._dropped += len(self._queue)
+            self._dropped += sum(isinstance(left, FrameResult) for left in self._queue)
             self._queue.clear()
         try:
             self._sink.close()
@@ -177,8 +196,8 @@ class SinkWorker:
             self._finished = True
             self._changed.notify_all()
 
-    def _next(self) -> FrameResult | None:
-        """The next result to write; None once there will be none."""
+    def _next(self) -> FrameResult | StateChange | None:
+        """The next one to write; None once there will be none."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait(1.0)
