@@ -56,7 +56,8 @@ class TestReading:
         assert numbers(pictures) == list(range(50))
         assert [p.pts_s for p in pictures] == pytest.approx([i / 25 for i in range(50)])
         assert damaged == 0
-        for image, _ in pictures:
+        for image, _, suspect in pictures:
+            assert not suspect
             assert (image.shape, image.dtype.name) == ((120, 160, 3), "uint8")
             assert image.flags.c_contiguous
 
@@ -224,7 +225,7 @@ class TestDamage:
         assert len(set(times)) == len(times)
         # before the first key frame that may be affected, each picture is what was there at its time
         clean = min(packets) // 10 * 10 - 5
-        for image, pts_s in pictures:
+        for image, pts_s, _ in pictures:
             if pts_s is not None and pts_s * 25 < clean:
                 assert abs(frame_number(image) - pts_s * 25) < 1.5
 
