@@ -108,6 +108,8 @@ class FrameResult:
     """How many frames were replaced in the slot since the last frame that was taken."""
     ended: Ended
     """Why its refinement ended."""
+    key_frame: int | None = None
+    """Number of the earlier frame whose deep answer was joined to this one's; None where there is none."""
 
     @property
     def first_ms(self) -> float:
@@ -146,6 +148,7 @@ class FrameResult:
             "replaced_before": self.replaced_before,
             "ended": self.ended,
             **({"suspect": True} if self.frame.suspect else {}),
+            **({} if self.key_frame is None else {"key_frame": self.key_frame}),
         }
 
 

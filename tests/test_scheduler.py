@@ -275,7 +275,8 @@ class TestPath:
 
         clock = FakeClock()
         slot = ScriptedSlot(frames_at([0.0]), clock)
-        scheduler = Scheduler(FakeEngine(clock, [0.01] * 4), slot, clock, classes=NAMES, path=FirstAndThird())
+        engine = FakeEngine(clock, [0.01] * 4)
+        scheduler = Scheduler(engine, slot, clock, classes=NAMES, path=FirstAndThird(engine.plan))
         (result,) = scheduler.results()
         assert [e.exit for e in result.exits] == [0, 2]
         assert result.ended == "complete"

@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-from stream_ann.ingest.fake import FakeSource, ScriptedSlot
+from stream_ann.ingest.fake import FakeSource, ScriptedInbox, ScriptedSlot
 from stream_ann.ingest.images import DEFAULT_IMAGE_FPS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, ImageSource
 from stream_ann.ingest.network import NetworkSource
 from stream_ann.ingest.options import SourceOptions, Transport, size_px_from
 from stream_ann.ingest.pattern import PatternSource
 from stream_ann.ingest.reader import Reader, ReaderCounts
 from stream_ann.ingest.retries import Retries
-from stream_ann.ingest.slot import Slot, SlotCounts, Taken
+from stream_ann.ingest.slot import Inbox, Slot, SlotCounts, Taken
 from stream_ann.ingest.source import MAX_PIXELS, Cancellable, Picture, Source
 from stream_ann.ingest.spec import DEMO_CLIP, SourceEntry, list_sources, source_from
 from stream_ann.ingest.url import SourceUrl, redact
@@ -31,12 +31,14 @@ __all__ = [
     "FakeSource",
     "FoundWebcam",
     "ImageSource",
+    "Inbox",
     "NetworkSource",
     "PatternSource",
     "Picture",
     "Reader",
     "ReaderCounts",
     "Retries",
+    "ScriptedInbox",
     "ScriptedSlot",
     "Slot",
     "SlotCounts",

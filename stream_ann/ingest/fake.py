@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from stream_ann.ingest.retries import Retries
 from stream_ann.ingest.slot import SlotCounts, Taken
 from stream_ann.ingest.source import Picture
 
-__all__ = ["FakeSource", "ScriptedSlot"]
+__all__ = ["FakeSource", "ScriptedInbox", "ScriptedSlot"]
 
 Item = Picture | NDArray[np.uint8] | BaseException
 
@@ -108,6 +109,11 @@ class ScriptedSlot:
         self._closed = False
 
     @property
+    def lossless(self) -> bool:
+        """False: frames are replaced."""
+        return False
+
+    @property
     def counts(self) -> SlotCounts:
         """Where the frames have gone that have arrived so far."""
         self._arrive()
@@ -138,6 +144,28 @@ class ScriptedSlot:
         self._taken += 1
         replaced, self._replaced_since = self._replaced_since, 0
         return Taken(frame, replaced)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Move the clock on to the next arrival, by at most so many seconds; not at all where a frame waits.
+
+        Returns:
+            Whether a frame waits.
+        """
+        self._clock.advance_to(min(self.next_s, self._clock.now_s() + timeout_s))
+        return self.waiting
+
+    @property
+    def next_s(self) -> float:
+        """When the next change comes that wakes :meth:`wait`, in seconds: now, an arrival, or never."""
+        if self.waiting:
+            return self._clock.now_s()
+        return math.inf if self._closed or self._put == len(self._frames) else self._frames[self._put].arrival_s
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a frame to take."""
+        self._arrive()
+        return self._waiting is not None
 
     def newer_waiting(self) -> bool:
         """Whether a frame has arrived since the last one was taken."""
@@ -176,6 +204,28 @@ class ScriptedSlot:
                 self._replaced += 1
                 self._replaced_since += 1
             self._waiting = frame
+
+
+class ScriptedInbox:
+    """Waits for several scripted slots at once by moving their clock on.
+
+    Args:
+        slots: The slots.
+        clock: Their clock.
+    """
+
+    def __init__(self, slots: Sequence[ScriptedSlot], clock: FakeClock) -> None:
+        self._slots, self._clock = slots, clock
+
+    def wait(self, timeout_s: float) -> bool:
+        """Move the clock on to the next arrival in any slot, by at most so many seconds.
+
+        Returns:
+            Whether a frame waits in one of them.
+        """
+        next_s = min(slot.next_s for slot in self._slots)
+        self._clock.advance_to(min(next_s, self._clock.now_s() + timeout_s))
+        return any(slot.waiting for slot in self._slots)
 
 
 def _black(index: int, arrival_s: float) -> Frame:

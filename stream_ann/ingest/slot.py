@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stream_ann.clock import Clock
 from stream_ann.frames import Frame
 
-__all__ = ["Slot", "SlotCounts", "Taken"]
+__all__ = ["Inbox", "Slot", "SlotCounts", "Taken"]
 
 SLICE_S = 0.1
 """No single wait is longer than this, in seconds, so that nothing can sleep for ever through a lost wake-up."""
@@ -43,6 +43,26 @@ class SlotCounts:
     """Frames in the slot, 0 or 1."""
 
 
+class Inbox:
+    """Where a consumer of several slots waits for whichever has something new first.
+
+    Nothing gets lost between looking at the slots and waiting: what was told since the last wait ends the next at once.
+    """
+
+    def __init__(self) -> None:
+        self._news = threading.Event()
+
+    def tell(self) -> None:
+        """Wake the consumer. Safe from any thread."""
+        self._news.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for news, for at most so many seconds; whether there was any."""
+        told = self._news.wait(timeout_s)
+        self._news.clear()
+        return told
+
+
 class Slot:
     """Holds at most one frame, for one reader thread that puts and one consumer thread that takes.
 
@@ -52,9 +72,11 @@ class Slot:
     Args:
         clock: Stamps each frame's arrival.
         lossless: Wait instead of replacing. A frame then arrives when it is taken: its waiting is nobody's latency.
+        inbox: Told of every frame and of the end, for a consumer that waits for several slots at once.
     """
 
-    def __init__(self, clock: Clock, *, lossless: bool = False) -> None:
+    def __init__(self, clock: Clock, *, lossless: bool = False, inbox: Inbox | None = None) -> None:
+        self._inbox = inbox
         self._clock = clock
         self._lossless = lossless
         self._changed = threading.Condition(threading.Lock())
@@ -112,7 +134,7 @@ class Slot:
                 self._replaced += 1
                 self._replaced_since += 1
             self._waiting = frame
-            self._changed.notify_all()
+            self._tell()
             return True
 
     def wait_free(self, timeout_s: float) -> bool:
@@ -136,7 +158,7 @@ class Slot:
         with self._changed:
             if not self._finished:
                 self._finished, self._error = True, error
-                self._changed.notify_all()
+                self._tell()
 
     # the consumer's side
 
@@ -167,6 +189,23 @@ class Slot:
             frame = replace(frame, arrival_s=self._clock.now_s())
         return Taken(frame, replaced)
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a frame waits or none will come any more.
+
+        Args:
+            timeout_s: How long to wait at most, in seconds.
+
+        Returns:
+            Whether that is so.
+        """
+        with self._changed:
+            return self._wait(timeout_s, lambda: self._waiting is not None or self._finished or self._closed)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a frame to take."""
+        return self._waiting is not None
+
     def newer_waiting(self) -> bool:
         """Whether a newer frame waits, that the present one has to make room for. Never in a lossless slot."""
         # read without the lock, as this is asked after every step: a reference is read as a whole
@@ -194,7 +233,13 @@ class Slot:
                 self._waiting = None
                 self._replaced += 1
             self._closed = True
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake whoever waits, with the lock held."""
+        self._changed.notify_all()
+        if self._inbox is not None:
+            self._inbox.tell()
 
     def _is_free(self) -> bool:
         return not self._lossless or self._waiting is None

@@ -7,16 +7,19 @@ and in simulations.
 from __future__ import annotations
 
 from stream_ann.scheduler.arrivals import Arrivals
+from stream_ann.scheduler.background import Background
 from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path, PathName
 from stream_ann.scheduler.planned import DEFAULT_PATH, Planned, path_named
 from stream_ann.scheduler.policies import Confident, Deadline, Moment, Policy, UntilNextFrame
-from stream_ann.scheduler.protocols import Engine, FrameSlot
-from stream_ann.scheduler.scheduler import Partial, Scheduler
+from stream_ann.scheduler.protocols import Engine, FrameSlot, Waiter
+from stream_ann.scheduler.scheduler import Scheduler
+from stream_ann.scheduler.sources import Partial
 from stream_ann.scheduler.times import StepTimes
 
 __all__ = [
     "DEFAULT_PATH",
     "Arrivals",
+    "Background",
     "Choice",
     "Confident",
     "Deadline",
@@ -33,5 +36,6 @@ __all__ = [
     "Scheduler",
     "StepTimes",
     "UntilNextFrame",
+    "Waiter",
     "path_named",
 ]

@@ -32,6 +32,7 @@ class Arrivals:
         self._gaps_s: deque[float] = deque(maxlen=window)
         self._spans: deque[tuple[float, int]] = deque(maxlen=window)
         self._sorted_s: list[float] | None = None
+        self._mean_s: float | None = None
         self._last_s: float | None = None
         self.seen = 0
         """How many gaps have been taken in over all."""
@@ -46,7 +47,7 @@ class Arrivals:
         """
         self._gaps_s.append(max(0.0, gap_s))
         self._spans.append((max(0.0, gap_s if span_s is None else span_s), frames))
-        self._sorted_s = None
+        self._sorted_s = self._mean_s = None
         self.seen += 1
 
     def took(self, arrival_s: float, *, replaced: int, first_s: float | None) -> None:
@@ -89,11 +90,16 @@ class Arrivals:
     @property
     def mean_s(self) -> float | None:
         """Mean time between frames, replaced ones included and pauses left out, in seconds; None before the first."""
-        if not self._spans:
-            return None
-        longest_s = PAUSE * statistics.median(span_s / frames for span_s, frames in self._spans)
-        counted = [(span_s, frames) for span_s, frames in self._spans if span_s / frames <= longest_s]
-        return sum(span_s for span_s, _ in counted) / sum(frames for _, frames in counted)
+        if self._mean_s is None and self._spans:
+            longest_s = PAUSE * statistics.median(span_s / frames for span_s, frames in self._spans)
+            counted = [(span_s, frames) for span_s, frames in self._spans if span_s / frames <= longest_s]
+            self._mean_s = sum(span_s for span_s, _ in counted) / sum(frames for _, frames in counted)
+        return self._mean_s
+
+    @property
+    def last_s(self) -> float | None:
+        """Arrival of the frame that was taken last, in seconds; None before the first."""
+        return self._last_s
 
     def chance(self, elapsed_s: float, more_s: float) -> float:
         """Probability that no newer frame comes within ``more_s``, given that none has come in ``elapsed_s``.

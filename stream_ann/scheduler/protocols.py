@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from stream_ann.frames import Frame
 from stream_ann.nets.contract import Plan
 
-__all__ = ["Engine", "FrameSlot"]
+__all__ = ["Engine", "FrameSlot", "Waiter"]
 
 
 class Engine(Protocol):
-    """Runs a plan step by step on a device. A frame is abandoned by starting the next one."""
+    """Runs a plan step by step on a device. A frame is abandoned by starting the next one.
+
+    That is all that one source needs. Several at once, and a refinement in the background, need a
+    :class:`~stream_ann.lanes.LaneEngine`.
+    """
 
     @property
     def plan(self) -> Plan:
@@ -39,12 +43,30 @@ class Engine(Protocol):
         ...
 
 
-class FrameSlot(Protocol):
-    """Where frames wait, at most one at a time."""
+class Waiter(Protocol):
+    """Waits for whichever of several slots has something new first."""
+
+    def wait(self, timeout_s: float) -> object:
+        """Wait until a frame waits in any of the slots, or one has ended, for at most so many seconds."""
+        ...
+
+
+class FrameSlot(Waiter, Protocol):
+    """Where the frames of one source wait, at most one at a time."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether frames wait for their turn, so that when they are taken says nothing of when they came."""
+        ...
 
     @property
     def ended(self) -> bool:
         """Whether no frame will ever come again."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a frame to take."""
         ...
 
     @property
@@ -53,7 +75,10 @@ class FrameSlot(Protocol):
         ...
 
     def take(self, timeout_s: float) -> tuple[Frame, int] | None:
-        """The next frame and how many were replaced since the last one taken; None when the time is up."""
+        """The next frame and how many were replaced since the last one taken; None when the time is up.
+
+        Raises what ended the source once its last frame was taken.
+        """
         ...
 
     def newer_waiting(self) -> bool:

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 from stream_ann.clock import Clock
-from stream_ann.frames import Ended, ExitAnswer, Frame, FrameResult, Prediction
+from stream_ann.frames import Ended, ExitAnswer, FrameResult, Prediction
 from stream_ann.labels import Labelling, Plain
 from stream_ann.readout import Latest, Readout
-from stream_ann.scheduler.arrivals import Arrivals
-from stream_ann.scheduler.paths import Outlook, Path
+from stream_ann.scheduler.background import Background
+from stream_ann.scheduler.grouping import best_count, leaves_time
+from stream_ann.scheduler.paths import Choice, Outlook, Path
 from stream_ann.scheduler.planned import DEFAULT_PATH, path_named
 from stream_ann.scheduler.policies import Moment, Policy, UntilNextFrame
-from stream_ann.scheduler.protocols import Engine, FrameSlot
-from stream_ann.scheduler.times import StepTimes
+from stream_ann.scheduler.protocols import Engine, FrameSlot, Waiter
+from stream_ann.scheduler.running import Runner
+from stream_ann.scheduler.sources import Job, Partial, SourceWork
 
-__all__ = ["Partial", "Scheduler"]
+__all__ = ["Scheduler"]
 
 POLL_S = 0.1
 """How long one wait for a frame lasts at most, in seconds: the bound on how late a stop is noticed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """How far the present frame has come, for views that show it while it happens."""
-
-    frame: Frame
-    label: str
-    confidence: float
-    exits: tuple[ExitAnswer, ...]
+RETHINK_S = 0.005
+SHORTEST_WAIT_S = 1e-6
+BACKGROUND_POLL_S = 0.002
+"""The same while a step runs in the background, whose end does not wake anybody."""
 
 
 class Scheduler:
-    """Takes frames from a slot and refines each until its policy ends it.
+    """Takes frames from one slot or several and refines each until its policy ends it.
 
-    The first step of a frame always runs, so that every frame taken has an answer; from then on the policy decides
-    before each step. Runs in the thread that iterates over :meth:`results`.
+    The first step of a frame always runs, so that every frame taken has an answer; from then on the path says which
+    step is next, and the policy whether it runs. With several sources each has its first exit before anyone has a
+    deeper one: the source whose next frame is nearest comes first. Then the frames in the works go on, the one first
+    that gains most accuracy for each millisecond. Frames that want the same step run it together where the engine says
+    that this is faster. Runs in the thread that iterates over :meth:`results`.
 
     Args:
-        engine: Runs the steps.
-        slot: Gives the frames.
+        engine: Runs the steps. It needs a lane for each source to hold its frame between two steps; with fewer, the
+            frame with the least to gain ends when another wants in.
+        slots: Gives the frames; one for each source.
         clock: Tells the time; the one that stamped the frames' arrivals.
         classes: Name of each class of the plan.
         policy: When to stop refining a frame.
@@ -49,12 +49,20 @@ class Scheduler:
         readout: Which answer the exits reached give together.
         labelling: What an answer is called; by default each class by its own name.
         top_k: How many classes a result lists.
+        waiter: Waits for several slots at once; for a single one it is the slot itself.
+        queue_depth: How many steps of a frame the engine is given at once, where it can queue them. More than one hides
+            the gaps between them, and delays a newer frame by as many steps.
+        background: Refines a key frame beside the frames that come; for one source.
+        on_error: Called with the number of a source, of several, that ended with an error, and the error.
+
+    Raises:
+        ValueError: If names, slots or lanes do not fit.
     """
 
     def __init__(
         self,
         engine: Engine,
-        slot: FrameSlot,
+        slots: FrameSlot | Sequence[FrameSlot],
         clock: Clock,
         *,
         classes: Sequence[str],
@@ -63,107 +71,318 @@ class Scheduler:
         readout: Readout | None = None,
         labelling: Labelling | None = None,
         top_k: int = 5,
+        waiter: Waiter | None = None,
+        queue_depth: int = 1,
+        background: Background | None = None,
+        on_error: Callable[[int, Exception], None] | None = None,
     ) -> None:
         if len(classes) != engine.plan.classes:
             raise ValueError(f"the plan answers with {engine.plan.classes} classes, got {len(classes)} names")
-        self._engine = engine
-        self._slot = slot
+        several = list(slots) if isinstance(slots, Sequence) else [slots]
+        if not several or (waiter is None and len(several) > 1):
+            raise ValueError(f"one slot, or several with a waiter, are needed, got {len(several)} without")
+        self._runner = Runner(engine, clock)
+        if background is not None and (len(several) > 1 or self._runner.lanes < 2):
+            raise ValueError(
+                f"a background needs one source and two lanes, got {len(several)} and {self._runner.lanes}"
+            )
         self._clock = clock
         self._policy = policy if policy is not None else UntilNextFrame()
-        self._path = path if path is not None else path_named(DEFAULT_PATH, engine.plan)
         self._labelling = labelling if labelling is not None else Plain(classes)
         self._readout = readout if readout is not None else Latest()
         self._top_k = top_k
+        chosen = path if path is not None else path_named(DEFAULT_PATH, engine.plan)
+        self._sources = [SourceWork(slot, chosen.for_source()) for slot in several]
+        self._waiter: Waiter = waiter if waiter is not None else several[0]
+        self._queue_depth = queue_depth if self._runner.queues else 1
+        self._background = background
+        if background is not None:
+            background.attach(self._runner, clock)
+        self._on_error = on_error
+        self._free = list(range(self._runner.lanes - (background is not None)))
         self._stop = threading.Event()
-        self._arrivals = Arrivals()
-        self.step_times = StepTimes(engine.step_s)
+        self.step_times = self._runner.times
         """Running time of each step."""
         self.partial: Partial | None = None
-        """The present frame's answer so far; replaced as a whole, so that other threads can read it at any time."""
+        """The answer so far of the frame that ran last; replaced as a whole, so that other threads can read it."""
+
+    @property
+    def partials(self) -> tuple[Partial | None, ...]:
+        """The answer so far of each source's present frame. Safe from any thread."""
+        return tuple(source.partial for source in self._sources)
+
+    @property
+    def errors(self) -> tuple[Exception | None, ...]:
+        """What ended each source, where it did not end well. Safe from any thread."""
+        return tuple(source.error for source in self._sources)
 
     def stop(self) -> None:
-        """End the results: the present frame is handed out with the exits that it has. Safe from any thread."""
+        """End the results: the present frames are handed out with the exits that they have. Safe from any thread."""
         self._stop.set()
 
     def results(self) -> Iterator[FrameResult]:
-        """One result for each frame taken, until the slot has ended or :meth:`stop` was called.
+        """One result for each frame taken, until every slot has ended or :meth:`stop` was called.
 
         Raises:
-            SourceError: What ended the source, after the last frame's result.
+            SourceError: What ended the source, after the last frame's result. Of several sources one may fail, and the
+                others go on; once none is left, the first error is raised if all of them have failed.
             DeviceError: If the device failed.
         """
-        while not self._stop.is_set():
-            taken = self._slot.take(POLL_S)
-            if taken is not None:
-                yield self._refine(*taken)
-            elif self._slot.ended:
+        while True:
+            yield from self._finished()
+            if self._stop.is_set():
                 return
+            wanting = self._wanting()
+            if wanting and not self._free:
+                yield self._evicted()
+            if wanting:
+                self._begin(wanting)
+            elif not self._go_on() and not self._refine_behind():
+                if all(source.over for source in self._sources):
+                    self._raise_if_all_failed()
+                    return
+                self._wait()
 
-    def _refine(self, frame: Frame, replaced_before: int) -> FrameResult:
-        engine, clock, labelling = self._engine, self._clock, self._labelling
-        predictions: list[Prediction] = []
-        exits: tuple[ExitAnswer, ...] = ()
-        answer: Prediction | None = None
-        ended: Ended = "complete"
-        engine.start(frame.image)
-        while (step := self._next_step(frame, predictions)) is not None:
-            verdict = self._verdict(frame, step, answer) if answer is not None else None
-            if verdict is not None:
-                ended = verdict
-                break
-            begun_s = clock.now_s()
-            probabilities = engine.run(step)
-            done_s = clock.now_s()
-            self.step_times.add(step, done_s - begun_s)
-            prediction = Prediction(step, labelling.group(probabilities), done_s)
-            predictions.append(prediction)
-            answer = self._readout.answer(predictions)
-            done_ms = (done_s - frame.arrival_s) * 1e3
-            exits += (ExitAnswer(step, prediction.class_id, prediction.confidence, done_ms),)
-            settled = labelling.settle(frame, answer, final=False)
-            self.partial = Partial(frame, settled.label, settled.confidence, exits)
-        assert answer is not None  # the first step always runs, and a plan has at least one
-        settled = labelling.settle(frame, answer, final=True)
+    # the frames that are done
+
+    def _finished(self) -> Iterator[FrameResult]:
+        """The results of all frames that end now; and what each of the others does next."""
+        now_s = self._clock.now_s()
+        sharers = sum(source.job is not None for source in self._sources)
+        for source in self._sources:
+            if source.job is None:
+                continue
+            ended = self._decide(source, source.job, now_s, sharers)
+            if ended is not None:
+                yield self._result(source, source.job, ended)
+
+    def _decide(self, source: SourceWork, job: Job, now_s: float, sharers: int) -> Ended | None:
+        """Choose what a frame does next; or why it ends now."""
+        outlook = self._outlook(source, job, now_s, sharers)
+        job.choice = Choice(job.queue[0]) if job.queue else source.path.choose(outlook)
+        if self._background is not None and not job.queue:
+            job.choice = self._background.limited(job, outlook, job.choice)
+        step, wait_s = job.choice
+        if step is None and wait_s <= 0:
+            done = job.last == len(self._runner.plan) - 1 or self._policy.deadline_s is None
+            return "complete" if done else "deadline"
+        if self._stop.is_set():
+            return "stopped"
+        assert job.answer is not None  # the first step ran when the frame was taken
+        newer = source.slot.newer_waiting()
+        verdict = self._policy.verdict(
+            Moment(
+                now_s=now_s,
+                arrival_s=job.frame.arrival_s,
+                next_step_s=0.0 if step is None else self.step_times.p95_s(step),
+                newer_waiting=newer,
+                confidence=job.answer.confidence,
+            )
+        )
+        return "newer-frame" if verdict is None and step is None and newer else verdict
+
+    def _outlook(self, source: SourceWork, job: Job, now_s: float, sharers: int) -> Outlook:
+        return source.outlook(
+            now_s - job.frame.arrival_s,
+            self.step_times,
+            last=job.last,
+            deadline_s=self._policy.deadline_s,
+            sharers=sharers,
+        )
+
+    def _result(self, source: SourceWork, job: Job, ended: Ended) -> FrameResult:
+        assert job.answer is not None
+        source.job = None
+        self._free.append(job.lane)
+        settled = self._labelling.settle(job.frame, job.answer, final=True)
+        names = self._labelling.names
         return FrameResult(
-            frame=frame,
+            frame=job.frame,
             label=settled.label,
             class_id=settled.answer.class_id,
             confidence=settled.confidence,
-            top=tuple((labelling.names[c], p) for c, p in settled.answer.top(self._top_k)),
-            exit=answer.exit,
-            exits=exits,
-            budget_ms=self._budget_ms(frame, ended),
-            replaced_before=replaced_before,
+            top=tuple((names[c], p) for c, p in settled.answer.top(self._top_k)),
+            exit=job.answer.exit,
+            exits=job.exits,
+            budget_ms=self._budget_ms(source, job, ended),
+            replaced_before=job.replaced_before,
             ended=ended,
+            key_frame=job.key_frame,
         )
 
-    def _next_step(self, frame: Frame, predictions: Sequence[Prediction]) -> int | None:
-        outlook = Outlook(
-            last=predictions[-1].exit if predictions else None,
-            elapsed_s=self._clock.now_s() - frame.arrival_s,
-            times=self.step_times,
-            arrivals=self._arrivals,
-            deadline_s=self._policy.deadline_s,
-        )
-        return self._path.choose(outlook).step
-
-    def _verdict(self, frame: Frame, step: int, answer: Prediction) -> Ended | None:
-        if self._stop.is_set():
-            return "stopped"
-        return self._policy.verdict(
-            Moment(
-                now_s=self._clock.now_s(),
-                arrival_s=frame.arrival_s,
-                next_step_s=self.step_times.p95_s(step),
-                newer_waiting=self._slot.newer_waiting(),
-                confidence=answer.confidence,
-            )
-        )
-
-    def _budget_ms(self, frame: Frame, ended: Ended) -> float | None:
+    def _budget_ms(self, source: SourceWork, job: Job, ended: Ended) -> float | None:
         """The deadline, or the gap to the newer frame that ended this one, whichever is shorter."""
         known = [] if self._policy.deadline_s is None else [self._policy.deadline_s]
-        newer_s = self._slot.next_arrival_s if ended == "newer-frame" else None
+        newer_s = source.slot.next_arrival_s if ended == "newer-frame" else None
         if newer_s is not None:
-            known.append(newer_s - frame.arrival_s)
+            known.append(newer_s - job.frame.arrival_s)
         return min(known) * 1e3 if known else None
+
+    def _evicted(self) -> FrameResult:
+        """The result of the frame that has least to gain, ended to make room for another source's."""
+        now_s = self._clock.now_s()
+        working = [(source, source.job) for source in self._sources if source.job is not None]
+        source, job = min(working, key=lambda pair: self._gain_per_s(pair[0], pair[1], now_s, len(working)))
+        return self._result(source, job, "newer-frame")
+
+    # the frames that begin
+
+    def _wanting(self) -> list[SourceWork]:
+        """The sources with a frame to take, the most urgent first."""
+        now_s = self._clock.now_s()
+        failed = {id(source) for source in self._sources if source.error is not None}
+        wanting = [source for source in self._sources if source.look(now_s)]
+        for number, source in enumerate(self._sources):
+            if source.error is not None and id(source) not in failed and len(self._sources) > 1 and self._on_error:
+                self._on_error(number, source.error)
+        return sorted(wanting, key=lambda source: source.urgency(now_s, self._policy.deadline_s))
+
+    def _begin(self, wanting: Sequence[SourceWork]) -> None:
+        """Take the most urgent frame and run its first step, together with others that want the same one."""
+        now_s = self._clock.now_s()
+        sharers = sum(source.job is not None for source in self._sources) + len(wanting)
+
+        def first_step(source: SourceWork) -> int:
+            outlook = source.outlook(
+                source.waited_s(now_s), self.step_times, last=None, deadline_s=self._policy.deadline_s, sharers=sharers
+            )
+            step = source.path.choose(outlook).step
+            assert step is not None  # a path begins with a step
+            return step
+
+        step = first_step(wanting[0])
+        alike = [wanting[0]]
+        if len(self._free) > 1:
+            alike += [source for source in wanting[1:] if first_step(source) == step]
+        left_s = alike[0].due_s(self._policy.deadline_s) - now_s
+        count = best_count(lambda n: self._runner.together_s(step, n), min(len(alike), len(self._free)), left_s)
+        group = []
+        for source in alike[:count]:
+            lane = self._free.pop(0)
+            job = source.take(lane, now_s)
+            if job is None:  # closed from outside meanwhile
+                self._free.append(lane)
+                continue
+            self._runner.start(job.frame.image, lane)
+            if self._background is not None:
+                self._background.see(job.frame)
+            group.append((source, job))
+        self._run(step, group)
+
+    # the frames in the works
+
+    def _go_on(self) -> bool:
+        """Run the most promising step of the frames in the works; False if none is to run now."""
+        now_s = self._clock.now_s()
+        working = [(s, s.job) for s in self._sources if s.job is not None and s.job.choice.step is not None]
+        time_for = self._time_for(now_s)
+        if len(self._sources) > 1:
+            allowed = {step: time_for(step, 1) for step in {job.choice.step for _, job in working} if step is not None}
+            working = [pair for pair in working if allowed[pair[1].choice.step or 0]]
+            working.sort(key=lambda pair: -self._gain_per_s(pair[0], pair[1], now_s, len(working)))
+        if not working:
+            return False
+        step = working[0][1].choice.step
+        assert step is not None
+        alike = [pair for pair in working if pair[1].choice.step == step and not pair[1].queue]
+        if self._queue_depth > 1 and len(working) == 1:
+            self._run_queued(*working[0])
+        else:
+            count = best_count(lambda n: self._runner.together_s(step, n), len(alike), math.inf)
+            while count > 1 and not time_for(step, count):
+                count //= 2
+            self._run(step, alike[:count])
+        return True
+
+    def _time_for(self, now_s: float) -> Callable[[int, int], bool]:
+        """Whether a step, run for so many frames from now on, lets every source's next frame be answered in time."""
+        expected = [source.expected(now_s, self._policy.deadline_s) for source in self._sources]
+        frames = [frame for frame in expected if frame is not None]
+        first_s = min(self.step_times.typical_s(i) for i, info in enumerate(self._runner.plan.steps) if info.first)
+        if len(frames) > 1 and (together_s := self._runner.together_s(0, len(frames))) is not None:
+            first_s = min(first_s, together_s / len(frames))
+
+        def time_for(step: int, count: int) -> bool:
+            takes_s = self.step_times.p95_s(step) if count == 1 else self._runner.together_s(step, count)
+            return takes_s is None or leaves_time(now_s + takes_s, first_s, frames)
+
+        return time_for
+
+    def _gain_per_s(self, source: SourceWork, job: Job, now_s: float, sharers: int) -> float:
+        """The accuracy to be expected of a frame's next step, for each second that it takes."""
+        step = job.choice.step
+        if step is None:
+            return 0.0
+        gain = source.path.gain(self._outlook(source, job, now_s, sharers), step)
+        return gain / max(self.step_times.typical_s(step), 1e-9)
+
+    def _run(self, step: int, group: Sequence[tuple[SourceWork, Job]]) -> None:
+        if len(group) == 1:
+            answers = [self._runner.run(step, group[0][1].lane)]
+        elif group:
+            answers = list(self._runner.together(step, [job.lane for _, job in group]))
+        done_s = self._clock.now_s()
+        for (source, job), probabilities in zip(group, answers if group else (), strict=True):
+            self._note(source, job, Prediction(step, self._labelling.group(probabilities), done_s))
+
+    def _run_queued(self, source: SourceWork, job: Job) -> None:
+        """Keep the engine supplied with the frame's steps, and take the answer of the oldest."""
+        begun_s = self._clock.now_s()
+        elapsed_s = begun_s - job.frame.arrival_s
+        if not job.queue and job.choice.step is not None:
+            self._runner.submit(job.choice.step, job.lane)
+            job.queue.append(job.choice.step)
+        elapsed_s += sum(self.step_times.typical_s(step) for step in job.queue)
+        while len(job.queue) < self._queue_depth:
+            outlook = source.outlook(
+                elapsed_s, self.step_times, last=job.queue[-1], deadline_s=self._policy.deadline_s, sharers=1
+            )
+            step = source.path.choose(outlook).step
+            if step is None:
+                break
+            self._runner.submit(step, job.lane)
+            job.queue.append(step)
+            elapsed_s += self.step_times.typical_s(step)
+        answer = self._runner.collect(job.lane, timeout_s=None)
+        assert answer is not None  # it was waited for
+        done_s = self._clock.now_s()
+        step = job.queue.popleft()
+        self.step_times.add(step, done_s - begun_s if answer.device_s is None else answer.device_s)
+        self._note(source, job, Prediction(step, self._labelling.group(answer.probabilities), done_s))
+
+    def _note(self, source: SourceWork, job: Job, prediction: Prediction) -> None:
+        """Take an exit's answer into the frame's."""
+        job.predictions.append(prediction)
+        job.answer = self._readout.answer(job.predictions)
+        if self._background is not None:
+            job.answer, job.key_frame = self._background.joined(job.frame, job.answer)
+        done_ms = (prediction.done_s - job.frame.arrival_s) * 1e3
+        job.exits += (ExitAnswer(prediction.exit, prediction.class_id, prediction.confidence, done_ms),)
+        settled = self._labelling.settle(job.frame, job.answer, final=False)
+        self.partial = source.partial = Partial(job.frame, settled.label, settled.confidence, job.exits)
+
+    # nothing to do
+
+    def _refine_behind(self) -> bool:
+        """Run a step of the key frame in the time that is left; False where there is nothing to do or no time."""
+        return self._background is not None and self._background.advance(self._labelling)
+
+    def _wait(self) -> None:
+        """Wait for a frame, the end of a source, or the time at which a frame in the works wants to go on."""
+        now_s = self._clock.now_s()
+        wait_s = POLL_S
+        if self._background is not None and self._background.busy:
+            wait_s = BACKGROUND_POLL_S
+        for source in self._sources:
+            if (job := source.job) is not None:
+                # a step that would have come in the way of other sources' frames is thought over again before long
+                wait_s = min(wait_s, job.choice.wait_s if job.choice.step is None else RETHINK_S)
+                if self._policy.deadline_s is not None:
+                    wait_s = min(wait_s, job.frame.arrival_s + self._policy.deadline_s - now_s)
+        # never no time at all, or a rounding error could stand still for ever
+        self._waiter.wait(max(SHORTEST_WAIT_S, wait_s))
+
+    def _raise_if_all_failed(self) -> None:
+        errors = [source.error for source in self._sources if source.error is not None]
+        if len(errors) == len(self._sources):
+            raise errors[0]

@@ -19,10 +19,12 @@ class StepTimes:
     def __init__(self, initial_s: Sequence[float], *, window: int = 64) -> None:
         self._initial_s = tuple(initial_s)
         self._runs_s: list[deque[float]] = [deque(maxlen=window) for _ in initial_s]
+        self._sorted_s: list[list[float]] = [[] for _ in initial_s]
 
     def add(self, step: int, seconds: float) -> None:
         """Take in one more run of a step."""
         self._runs_s[step].append(seconds)
+        self._sorted_s[step] = []
 
     def typical_s(self, step: int) -> float:
         """Median over the latest runs, in seconds."""
@@ -33,5 +35,7 @@ class StepTimes:
         return self._rank_s(step, 0.95)
 
     def _rank_s(self, step: int, share: float) -> float:
-        runs = sorted(self._runs_s[step])
+        if not self._sorted_s[step]:
+            self._sorted_s[step] = sorted(self._runs_s[step])
+        runs = self._sorted_s[step]
         return runs[min(len(runs) - 1, int(share * len(runs)))] if runs else self._initial_s[step]
