@@ -244,7 +244,15 @@ class _Queue:
     def ended(self) -> bool:
         return not self._frames
 
+    @property
+    def waiting(self) -> bool:
+        return bool(self._frames)
+
+    lossless = True
     next_arrival_s = None
+
+    def wait(self, timeout_s: float) -> bool:
+        return self.waiting
 
     def take(self, timeout_s: float) -> tuple[Frame, int] | None:
         return (self._frames.pop(), 0) if self._frames else None
