@@ -17,6 +17,7 @@ class View(StrEnum):
     """Values of ``--view``."""
 
     auto = "auto"
+    window = "window"
     web = "web"
     terminal = "terminal"
     none = "none"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from pipelines.live import LiveRun
-from stream_ann.errors import MissingExtraError, UsageError, nearest
+from stream_ann.errors import MissingExtraError, OutputError, UsageError, nearest
 from stream_ann.frames import FrameResult
-from stream_ann.sinks import TerminalView
+from stream_ann.overlay import Overlay, draw_statuses
+from stream_ann.sinks import TerminalView, WindowView, window_problem
 from stream_ann.states import StateChange
+from stream_ann.stats import LiveStatus
 from stream_ann.text import clean
 
 __all__ = ["Serving", "ViewName", "Views", "choose_view", "say"]
@@ -44,6 +50,9 @@ def say(console: Console, line: str) -> None:
 def choose_view(view: str, *, terminal: bool) -> tuple[ViewName, str]:
     """The view to open, and why it is this one where nobody chose it.
 
+    Whoever sits before a desktop and its terminal wants to see the picture. Over a remote connection a window would
+    crawl, or open where nobody sits; and whoever redirects the output does not watch it.
+
     Args:
         view: What was asked for.
         terminal: Whether there is a terminal to draw in.
@@ -57,8 +66,12 @@ def choose_view(view: str, *, terminal: bool) -> tuple[ViewName, str]:
     if view != "auto":
         raise UsageError(f"no view is called '{view}'", nearest(view, get_args(ViewName)))
     if not terminal:
-        return "none", ""  # whoever redirects the output, or starts it from a script, does not sit before it
-    return "terminal", "view: terminal; --view web shows the pictures in a browser"
+        return "none", "view: none, as this is no terminal; --view web shows the run in a browser"
+    problem = window_problem()
+    why = "this is a remote connection" if os.environ.get("SSH_CONNECTION") else problem[0] if problem else ""
+    if why:
+        return "terminal", f"view: terminal, as {why}; --view web shows the pictures in a browser"
+    return "window", "view: window, as there is a display (q or Esc ends the run); --view terminal draws here instead"
 
 
 class Views:
@@ -99,6 +112,14 @@ class Views:
             say(console, why)
         if name == "web" or serving.metrics_port is not None:
             self._serve(run, console, serving, drops, page=name == "web")
+        if name == "window":
+            try:
+                self._open_window(run, console)
+            except OutputError as error:
+                if view != "auto":
+                    raise
+                say(console, f"view: terminal; {error}")
+                name = "terminal"
         if name == "terminal":
             self._stack.enter_context(TerminalView(run.source.name, run.plan.exit_names, run.status, console=console))
 
@@ -119,6 +140,16 @@ class Views:
         """Show that a source has passed into another state; does not wait. Safe to call from any thread."""
         for put in self._put_state:
             put(change)
+
+    def _open_window(self, run: LiveRun, console: Console) -> None:
+        title = f"{clean(run.source.name)} - stream_ann"
+        picture = _Picture(run)
+
+        def failed(error: OutputError) -> None:
+            self.shown = False
+            say(console, f"warning: {error}")
+
+        self._stack.enter_context(WindowView(title, picture.draw, on_quit=run.stop, on_error=failed))
 
     def _serve(
         self,
@@ -151,3 +182,26 @@ class Views:
             server = MetricsServer(run.statuses, names, access=access, metrics=metrics)
             self._stack.enter_context(server)
             say(console, f"metrics: {server.url}")
+
+
+class _Picture:
+    """What the window shows: drawn anew where something has changed."""
+
+    def __init__(self, run: LiveRun) -> None:
+        self._run = run
+        self._overlay = Overlay(run.plan.exit_names)
+        self._last: object = None
+
+    def draw(self) -> NDArray[np.uint8] | None:
+        """The picture now, uint8 [H, W, 3] RGB; None where it would be the same as the last one."""
+        statuses = self._run.statuses()
+        now_s = time.monotonic()
+        shown = [(status.frame, len(status.exits), status.state, self._second(status, now_s)) for status in statuses]
+        if shown == self._last:
+            return None
+        self._last = shown
+        return draw_statuses(self._overlay, statuses, now_s)
+
+    def _second(self, status: LiveStatus, now_s: float) -> int:
+        """Where the age of the frame is shown, it is counted in seconds."""
+        return 0 if status.frame is None else int(now_s - status.frame.arrival_s)

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["SourceState", "StateChange", "StateFeed"]
+__all__ = ["TROUBLED", "SourceState", "StateChange", "StateFeed"]
 
 SourceState = Literal["connecting", "live", "stalled", "reconnecting", "refused", "ended"]
 """``connecting``: opened for the first time, no picture yet. ``live``: pictures come. ``stalled``: connected, but no
 picture for longer than expected. ``reconnecting``: the connection was lost and is tried again. ``refused``: the other
 side says no (wrong password, nothing of that name), tried again slowly. ``ended``: it will give no picture any more."""
+
+TROUBLED: frozenset[SourceState] = frozenset({"connecting", "stalled", "reconnecting", "refused"})
+"""States in which the last picture is not what the camera sees now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,13 @@ class StateChange:
     """What led to it, in one line fit to be shown, e.g. ``"the camera does not answer"``; empty where that is plain."""
     attempt: int = 0
     """Which attempt at connecting this is, from 1; 0 outside of attempts."""
+
+    @property
+    def line(self) -> str:
+        """The state in words, e.g. ``"reconnecting (attempt 3): the camera does not answer"``."""
+        attempt = f" (attempt {self.attempt})" if self.attempt > 1 else ""
+        why = f": {self.why}" if self.why else ""
+        return f"{self.state}{attempt}{why}"
 
     def as_event(self) -> dict[str, Any]:
         """The change as one line of ``--events``; its key ``state`` tells it from a frame's line."""

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-__all__ = ["clean", "format_count", "format_ms", "shorten"]
+__all__ = ["clean", "format_age", "format_count", "format_ms", "shorten"]
 
 _ESCAPES = re.compile(
     r"""
@@ -77,6 +77,17 @@ def format_ms(milliseconds: float) -> str:
     if abs(milliseconds) < 99.95:
         return f"{milliseconds:.1f}"
     return format_count(round(milliseconds))
+
+
+def format_age(seconds: float) -> str:
+    """How old something is, with its unit: ``80 ms``, ``3.2 s``, ``45 s``, ``12 min``, ``5 h``."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 100)) * 10} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def format_count(count: int) -> str:

@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data
 
-from stream_ann import overlay as overlay_module
 from stream_ann.errors import UsageError
-from stream_ann.overlay import ORANGE, SKY, Overlay
+from stream_ann.overlay import Overlay
+from stream_ann.overlay import drawing as overlay_module
+from stream_ann.overlay.drawing import ORANGE, SKY
 from stream_ann.painting import blend, pill, shorten_to, text_mask, text_width_px
 from tests.sink_tools import make_result, make_stats, picture
 

@@ -102,7 +102,8 @@ class TestPage:
         run.state("camera", "reconnecting", "the camera does not answer", 3)
         time.sleep(0.05)
         source = client.json("/state")["sources"][0]
-        assert (source["state"], source["why"], source["attempt"]) == ("reconnecting", "the camera does not answer", 3)
+        assert (source["state"], source["troubled"]) == ("reconnecting", True)
+        assert source["line"] == "reconnecting (attempt 3): the camera does not answer"
         assert source["age_ms"] >= 50
 
     def test_numbers_that_json_cannot_say_become_null(self, run, view, client):

@@ -1,7 +1,6 @@
 // The page of a live run. Text from outside (labels, names) is only ever set as text, never as markup.
 "use strict";
 
-const STALE_MS = 2000; // an older picture is greyed, whatever the state says
 const LOST_MS = 8000; // without a message for so long, the server has gone
 const STREAMED = 2; // browsers open six connections to a server: with more sources, pictures are fetched one by one
 const SHOWN = 160; // results in the plot
@@ -68,6 +67,7 @@ class Card {
     this.find(".name").title = source.source;
     setText(this.find(".label"), source.label);
     this.find(".label").title = source.label;
+    this.element.classList.toggle("long", source.label.length > 24);
     setText(this.find(".percent"), source.label ? percent(source.confidence) : "");
     this.showTop(source.top);
     this.showLadder(source.exits);
@@ -116,14 +116,14 @@ class Card {
     const passed = performance.now() - this.received;
     const age = source.age_ms === null ? null : source.age_ms + passed;
     const gone = link.dataset.state === "lost";
-    const stale = age !== null && (age > STALE_MS || (source.state !== "live" && source.state !== "ended") || gone);
+    const stale = age !== null && (source.troubled || gone);
     this.element.dataset.state = gone ? "gone" : source.state;
     this.element.classList.toggle("stale", stale);
     this.element.classList.toggle("suspect", source.suspect);
     setText(this.find(".state"), gone ? "no connection" : source.state);
     setText(this.find(".age"), age === null ? "" : duration(age));
     const banner = this.find(".banner");
-    const text = gone ? "" : bannerOf(source, age, passed, stale);
+    const text = gone ? "" : bannerOf(source, age);
     banner.hidden = !text;
     setText(banner, text);
   }
@@ -144,8 +144,10 @@ class Card {
     context.clearRect(0, 0, width, height);
     const left = 34;
     const foot = 5;
-    const most = Math.max(10, ...this.points.map((p) => Math.max(p[1], p[2], p[3] || 0)));
-    const step = niceStep(most / 3);
+    // One frame that took very long must not flatten all others: it leaves the plot at the top.
+    const heights = this.points.map((p) => Math.max(p[1], p[2], p[3] || 0)).sort((a, b) => a - b);
+    const most = Math.max(10, heights.length ? 1.15 * heights[Math.floor((heights.length - 1) * 0.95)] : 0);
+    const step = niceStep(most / 4);
     const limit = Math.ceil((most * 1.04) / step) * step;
     const x = (i) => width - 4 - ((this.points.length - 1 - i) * (width - left - 8)) / (SHOWN - 1);
     const y = (value) => height - foot - (value / limit) * (height - foot - 8);
@@ -162,6 +164,10 @@ class Card {
       context.fillStyle = colour("soft");
       context.fillText(String(Math.round(value)), left - 6, Math.max(6, y(value)));
     }
+    context.save();
+    context.beginPath();
+    context.rect(left, 0, width - left, height);
+    context.clip();
     const line = (column, name, dash, thick) => {
       context.strokeStyle = colour(name);
       context.lineWidth = thick;
@@ -182,35 +188,20 @@ class Card {
     line(2, "orange", [], 2.2);
     line(1, "sky", [], 1.6);
     const point = this.points[this.points.length - 1];
-    if (!point) return;
-    [[2, "orange", 3.4], [1, "sky", 2.8]].forEach(([column, name, radius]) => {
+    (point ? [[2, "orange", 3.4], [1, "sky", 2.8]] : []).forEach(([column, name, radius]) => {
       context.fillStyle = colour(name);
       context.beginPath();
       context.arc(x(this.points.length - 1), y(point[column]), radius, 0, 2 * Math.PI);
       context.fill();
     });
+    context.restore();
   }
 }
 
-function bannerOf(source, age, passed, stale) {
-  const why = source.why ? `: ${source.why}` : "";
-  const attempt = source.attempt > 1 ? ` (attempt ${source.attempt})` : "";
-  const old = age !== null && stale ? `. The picture is ${duration(age)} old.` : "";
-  switch (source.state) {
-    case "live":
-      if (source.suspect) return "The picture may be damaged until the next key frame.";
-      return stale ? `No new picture for ${duration(age)}.` : "";
-    case "ended":
-      return `The source has ended${why}.`;
-    case "connecting":
-      return `Connecting${attempt}${why}`;
-    case "reconnecting":
-      return `Reconnecting${attempt}${why}${old}`;
-    case "refused":
-      return `Refused${attempt}${why}${old}`;
-    default:
-      return `${source.state[0].toUpperCase()}${source.state.slice(1)}${why}${old}`;
-  }
+function bannerOf(source, age) {
+  if (source.state === "live") return source.suspect ? "Parts of the picture may be wrong: data were lost on the way." : "";
+  const line = source.line[0].toUpperCase() + source.line.slice(1);
+  return age === null ? line : `${line}. The picture is ${duration(age)} old.`;
 }
 
 function make(name, className, text) {

@@ -6,6 +6,16 @@ from stream_ann.sinks.jsonl import JsonlSink
 from stream_ann.sinks.sink import Sink
 from stream_ann.sinks.terminal import TerminalView, summary_table
 from stream_ann.sinks.video import VideoSink
+from stream_ann.sinks.window import WindowView, window_problem
 from stream_ann.sinks.worker import SinkWorker
 
-__all__ = ["JsonlSink", "Sink", "SinkWorker", "TerminalView", "VideoSink", "summary_table"]
+__all__ = [
+    "JsonlSink",
+    "Sink",
+    "SinkWorker",
+    "TerminalView",
+    "VideoSink",
+    "WindowView",
+    "summary_table",
+    "window_problem",
+]

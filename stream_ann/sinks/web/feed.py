@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stream_ann.frames import Frame, FrameResult
 from stream_ann.sinks.jsonl import strict_json
+from stream_ann.states import TROUBLED
 from stream_ann.stats import Latency, LiveStatus
 from stream_ann.text import clean
 
@@ -103,12 +104,11 @@ class Feed:
             "number": number,
             "source": clean(status.source),
             "state": "live" if state is None else state.state,
-            "why": "" if state is None else clean(state.why),
-            "attempt": 0 if state is None else state.attempt,
-            "since_ms": None if state is None else round((now_s - state.since_s) * 1e3),
+            "line": "live" if state is None else clean(state.line),
+            "troubled": state is not None and state.state in TROUBLED,
             "age_ms": None if frame is None else round((now_s - frame.arrival_s) * 1e3),
             "frame": None if frame is None else frame.index,
-            "suspect": bool(getattr(frame, "suspect", False)),
+            "suspect": frame is not None and frame.suspect,
             "label": clean(status.label),
             "confidence": round(status.confidence, 4),
             "top": [] if result is None else [[clean(name), round(p, 4)] for name, p in result.top],

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stream_ann.errors import UsageError
 from stream_ann.frames import FrameResult
+from stream_ann.overlay.banner import GLASS, GLASS_OPACITY, LEAST_TEXT_PX, WARNING, WHITE, draw_badge, em_px
 from stream_ann.painting import (
     Colour,
     blend,
@@ -37,17 +38,11 @@ from stream_ann.text import clean, format_count, format_ms
 
 __all__ = ["Overlay"]
 
-GLASS: Colour = (12, 15, 21)
-GLASS_OPACITY = 0.8
-WHITE: Colour = (255, 255, 255)
 SECONDARY: Colour = (203, 209, 218)
 HOLLOW: Colour = (176, 183, 194)
 BLUE: Colour = (0, 114, 178)
 SKY: Colour = (86, 180, 233)
 ORANGE: Colour = (230, 159, 0)
-
-LEAST_TEXT_PX = 9
-"""Smaller than this, text cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +109,19 @@ class Overlay:
             stats: The run's figures so far; without them no frame counters are shown.
         """
         picture = result.frame.image.copy()
+        self.paint(picture, result, stats)
+        if result.frame.suspect:
+            draw_badge(picture, "suspect picture", WARNING)
+        return picture
+
+    def paint(self, picture: NDArray[np.uint8], result: FrameResult, stats: StatsSnapshot | None = None) -> None:
+        """Put the overlay alone onto a picture, uint8 [H, W, 3] RGB, in place."""
         height, width = picture.shape[:2]
         tiles = _tiles(result, stats)
         bars = min(self._top_k, len(result.top))
         layout = _layout(width, height, bars, self._exit_names, len(tiles))
         if layout is None:
-            return picture
+            return
         pane = layout.pane
         frost(picture, pane.left, pane.top, pane.width, pane.height, layout.radius, GLASS, GLASS_OPACITY)
         self._header(picture, layout, result)
@@ -129,7 +131,6 @@ class Overlay:
             self._ladder(picture, layout, layout.ladder, result)
         if layout.tiles is not None:
             _draw_tiles(picture, layout.tiles, layout.small, tiles)
-        return picture
 
     def _header(self, picture: NDArray[np.uint8], layout: _Layout, result: FrameResult) -> None:
         box = layout.header
@@ -290,8 +291,7 @@ def _arrow_px(em: int) -> int:
 @lru_cache(maxsize=64)
 def _layout(width: int, height: int, bars: int, names: tuple[str, ...], tiles: int) -> _Layout | None:
     """The fullest layout that leaves most of the picture free; None where not even the label has room."""
-    size = 12 * ((width * height) ** 0.5 / (640 * 360) ** 0.5) ** 0.84
-    em = max(LEAST_TEXT_PX, round(size))
+    em = em_px(width, height)
     full = _Show(bars)
     ladders = [replace(full, bars=0), replace(full, bars=0, names=False)]
     attempts = [full, replace(full, names=False), *(replace(full, bars=b) for b in range(bars - 1, 0, -1)), *ladders]
