@@ -21,8 +21,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose program is not installed, and say which; in CI they must run, so they fail there."""
+    """Skip tests whose program or GPU is not there, and say which; where they must run, they fail."""
+    no_gpu = pytest.mark.skip(reason="needs an NVIDIA GPU")
     for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available() and os.environ.get("REQUIRE_CUDA") != "1":
+            item.add_marker(no_gpu)
         for mark in item.iter_markers("tool"):
             for tool in mark.args:
                 if shutil.which(tool) is None and not IN_CI:

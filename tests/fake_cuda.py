@@ -229,8 +229,11 @@ class FakeDevice:
     def half_types(self) -> tuple[torch.dtype, ...]:
         return (torch.float16, torch.bfloat16)
 
-    def close(self) -> None:
+    def drain(self) -> None:
         self.run_all()
+
+    def close(self) -> None:
+        assert not any(stream.queue for stream in self.streams), "closed in the middle of something"
         self.closed = True
 
     # --- what follows is for the fakes above, and for tests ---

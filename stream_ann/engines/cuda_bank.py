@@ -123,6 +123,10 @@ class Bank:
             return None
         return Answer(at.row.read(), at.done.seconds_since(at.begun))
 
+    def begun(self, step: int) -> Event:
+        """Past once the device has begun with a step that was launched."""
+        return self._exits[step].begun
+
     def _work(self, step: int) -> Work:
         program, states = self._program, self._states
         info = program.plan.steps[step]

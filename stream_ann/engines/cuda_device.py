@@ -123,8 +123,12 @@ class Device(Protocol):
         """The 16-bit types that the device computes in, the most accurate first."""
         ...
 
+    def drain(self) -> None:
+        """Wait until everything that was enqueued on any of the streams is done."""
+        ...
+
     def close(self) -> None:
-        """Wait for all streams, then destroy their graphs and give the memory back. May be called more than once."""
+        """Destroy all graphs and give unused memory back. Nothing may be enqueued any more."""
         ...
 
 
@@ -247,6 +251,7 @@ class CudaDevice:
     """
 
     def __init__(self, device: torch.device) -> None:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         self._device = device
         self._streams: list[CudaStream] = []
 
@@ -273,12 +278,13 @@ class CudaDevice:
         major, _ = torch.cuda.get_device_capability(self._device)
         return (torch.float16, torch.bfloat16)[: max(0, min(2, major - 6))]
 
-    def close(self) -> None:
-        """See :meth:`Device.close`."""
-        if not self._streams:
-            return
+    def drain(self) -> None:
+        """See :meth:`Device.drain`."""
         for stream in self._streams:
             stream.drain()
+
+    def close(self) -> None:
+        """See :meth:`Device.close`."""
         for stream in self._streams:
             stream.close()
         self._streams.clear()

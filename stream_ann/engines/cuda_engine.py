@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream_ann.engines.cuda_bank import Bank, Program
-from stream_ann.engines.cuda_device import CudaDevice, Device
+from stream_ann.engines.cuda_device import CudaDevice, Device, Event
 from stream_ann.engines.cuda_intake import Launcher, Uploads
 from stream_ann.engines.cuda_precision import placed, placed_as_precise_as_float32
 from stream_ann.engines.opening import checked_temperatures, device_error, time_steps
@@ -89,7 +89,7 @@ class CudaEngine:
         temperatures: Sequence[float] | None = None,
         lanes: int = 1,
         graphs: bool = True,
-        timing_runs: int = 3,
+        timing_runs: int = 7,
         layer: Device | None = None,
     ) -> None:
         if lanes < 1:
@@ -103,9 +103,8 @@ class CudaEngine:
         self._layer: Device | None = None
         try:
             self._layer = CudaDevice(device) if layer is None else layer
-            self._uploads = Uploads(self._layer)
             with _opening, _Benchmarking():
-                self._open(net, preprocessing, checked, dtype, lanes)
+                self._open(self._layer, net, preprocessing, checked, dtype, lanes)
             self._step_s = time_steps(self, timing_runs)
         except RuntimeError as error:
             with contextlib.suppress(DeviceError):  # the first failure is the one to report
@@ -233,6 +232,10 @@ class CudaEngine:
             at.submitted.popleft()
         return answer
 
+    def begun(self, step: int, *, lane: int = 0) -> Event:
+        """Past once the device has begun with a submitted step of the lane's frame: for measurements."""
+        return self._lane(lane).bank.begun(step)
+
     def run_together(self, step: int, lanes: Sequence[int]) -> NDArray[np.float32]:
         """Run one step of several lanes, all submitted before the first is waited for; not one batch.
 
@@ -270,26 +273,29 @@ class CudaEngine:
             DeviceError: If the device fails.
         """
         layer, self._layer = self._layer, None
-        self._lanes = []
         if layer is None:
             return
         try:
+            layer.drain()
+            self._lanes = []  # what is still referred to would not be given back
             layer.close()
         except RuntimeError as error:
             raise device_error(self._torch_device, error) from error
+        finally:
+            self._lanes = []
 
     def _open(
         self,
+        layer: Device,
         net: AnytimeNet,
         preprocessing: Preprocessing,
         temperatures: Sequence[float],
         dtype: torch.dtype | None,
         lanes: int,
     ) -> None:
-        layer = self._layer
-        assert layer is not None
+        uploads = Uploads(layer)
         if dtype is None:
-            own, dtype = placed_as_precise_as_float32(net, preprocessing, temperatures, layer, self._uploads.stream)
+            own, dtype = placed_as_precise_as_float32(net, preprocessing, temperatures, layer, uploads.stream)
         else:
             own = placed(net, dtype, layer)
         self._dtype = dtype
@@ -298,7 +304,7 @@ class CudaEngine:
         if lanes > 1:
             low = layer.stream("low", urgent=False)
             streams += [low] * (lanes - 1)
-        banks = [Bank(layer, stream, self._uploads, program, self._launcher) for stream in streams]
+        banks = [Bank(layer, stream, uploads, program, self._launcher) for stream in streams]
         for bank in banks:
             bank.open()
         if not self._launcher.graphs:
