@@ -23,6 +23,22 @@ class View(StrEnum):
     none = "none"
 
 
+class EngineChoice(StrEnum):
+    """Values of ``--engine``."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+    cuda = "cuda"
+
+
+class PolicyChoice(StrEnum):
+    """Values of ``--policy``."""
+
+    in_order = "in-order"
+    planned = "planned"
+
+
 class TransportChoice(StrEnum):
     """Values of ``--transport``."""
 
@@ -31,18 +47,25 @@ class TransportChoice(StrEnum):
 
 
 _CAMERAS = "Cameras"
+_TIME = "How a frame's time is spent"
 
 
 @reported
 def live(
     source: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="demo, a webcam (0), a camera (rtsp://...), a video file, a folder or glob of images, pattern:WxH@FPS."
+            help="demo, a webcam (0), a camera (rtsp://...), a video file, a folder or glob of images, "
+            "pattern:WxH@FPS. Several share the engine.",
+            metavar="SOURCE...",
+            show_default=False,
         ),
     ],
     weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[
+        EngineChoice, typer.Option(help="What runs the network; auto takes the fastest that is installed.")
+    ] = EngineChoice.auto,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads on the CPU; by default one core is left to the decoder.")
     ] = None,
@@ -68,12 +91,36 @@ def live(
         str | None,
         typer.Option(help="Write one JSON object a frame, or change of a camera's state, to this file; - for stdout."),
     ] = None,
+    policy: Annotated[
+        PolicyChoice | None,
+        typer.Option(
+            help="in-order: every exit in turn; planned: those that promise the best answer by the next frame.  "
+            "[default: in-order]",
+            rich_help_panel=_TIME,
+        ),
+    ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(help="Don't start a step that would end later than this after the frame's arrival.")
+        float | None,
+        typer.Option(
+            help="Don't start a step that would end later than this after the frame's arrival.", rich_help_panel=_TIME
+        ),
     ] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="Stop refining a frame once its answer is this probable (0 to 1).")
+        float | None,
+        typer.Option(help="Stop refining a frame once its answer is this probable (0 to 1).", rich_help_panel=_TIME),
     ] = None,
+    background_refine: Annotated[
+        bool,
+        typer.Option(
+            "--background-refine",
+            help="When frames come too fast, reach the deep exits for a key frame in between.",
+            rich_help_panel=_TIME,
+        ),
+    ] = False,
+    queue_depth: Annotated[
+        int,
+        typer.Option(min=1, help="Steps that a GPU is given ahead.", rich_help_panel=_TIME),
+    ] = 1,
     readout: Annotated[
         ReadoutChoice, typer.Option(help="Which answer the finished exits give together.")
     ] = ReadoutChoice.latest,
@@ -112,7 +159,7 @@ def live(
         float | None, typer.Option(help="Frames a second to ask a webcam for.", rich_help_panel=_CAMERAS)
     ] = None,
 ) -> None:
-    """Classify a stream live, each frame refined until the next one arrives.
+    """Classify streams live, each frame refined until the next one arrives.
 
     Example: stream-ann live demo --record demo.mp4 --events demo.jsonl
     """
@@ -123,6 +170,7 @@ def live(
     from pipelines.watch import warn, watch
     from stream_ann.ingest import SourceOptions, size_px_from
     from stream_ann.labels import LabelOptions
+    from stream_ann.scheduler import DEFAULT_PATH
     from stream_ann.sinks import summary_table
 
     console = Console(stderr=True)
@@ -130,7 +178,11 @@ def live(
         source,
         weights=weights,
         device=device,
+        engine=engine.value,
         threads=threads,
+        path=DEFAULT_PATH if policy is None else policy.value,
+        background_refine=background_refine,
+        queue_depth=queue_depth,
         deadline_ms=deadline_ms,
         confidence=confidence,
         readout=readout.value,

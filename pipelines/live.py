@@ -1,26 +1,39 @@
-"""Live classification: source, reader thread, slot, scheduler, engine."""
+"""Live classification: sources, reader threads, slots, one scheduler, one engine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
+from pipelines.feeds import Feed, name_apart
 from stream_ann import weights as weights_room
 from stream_ann.clock import MonotonicClock
 from stream_ann.engines import open_engine
-from stream_ann.errors import UsageError
+from stream_ann.errors import StreamAnnError, UsageError
 from stream_ann.frames import Counts, FrameResult
-from stream_ann.ingest import Reader, Slot, Source, SourceOptions, source_from
+from stream_ann.ingest import Inbox, Source, SourceOptions, source_from
 from stream_ann.labels import LabelOptions, labelling_from
 from stream_ann.nets.contract import Plan
 from stream_ann.readout import readout_named
-from stream_ann.scheduler import Confident, Deadline, Policy, Scheduler, UntilNextFrame
+from stream_ann.scheduler import (
+    DEFAULT_PATH,
+    Background,
+    Confident,
+    Deadline,
+    Policy,
+    Scheduler,
+    UntilNextFrame,
+    path_named,
+)
 from stream_ann.states import StateChange, StateFeed
 from stream_ann.stats import LiveStats, LiveStatus
 
 __all__ = ["LiveRun", "live"]
+
+Spec = str | os.PathLike[str] | Source
 
 OPEN_TIMEOUT_S = 15.0
 """How long a source may take to give its first sign of life."""
@@ -31,17 +44,22 @@ class LiveRun(Iterator[FrameResult]):
 
     Frames are taken and refined in the thread that iterates: while its loop body runs nothing is refined, and newer
     frames replace older ones, which is counted. Leaving the loop through ``close()``, a ``with`` block or the end of
-    the iterator's life stops the reader thread.
+    the iterator's life stops the reader threads.
     """
 
     def __init__(
         self,
-        source: Source,
+        sources: Sequence[Source],
         loaded: weights_room.Weights,
         *,
         device: str,
+        engine: str,
+        precision: str,
         threads: int | None,
         policy: Policy,
+        path: str,
+        background: bool,
+        queue_depth: int,
         readout: str,
         labels: LabelOptions,
         top_k: int,
@@ -53,52 +71,62 @@ class LiveRun(Iterator[FrameResult]):
         """The weights card."""
         self.plan: Plan = loaded.plan
         """The plan that is run."""
-        self.source = source
-        """The source."""
-        chosen = readout_named(
-            readout,
-            exits=len(self.plan),
-            accuracies=self.card.accuracies,
-            weights=self.card.readout_weights,
-        )
+        accuracies = self.card.accuracies
+        chosen = readout_named(readout, exits=len(self.plan), accuracies=accuracies, weights=self.card.readout_weights)
+        way = path_named(path, self.plan, accuracies)
         self.labelling = labelling_from(self.card.classes, labels)
         """What answers are called."""
-        self.lossless = not (realtime or source.live)
-        """Whether frames wait for their turn instead of being replaced."""
+        self._on_warning = on_warning
         clock = MonotonicClock()
         self.engine = open_engine(
             loaded.net,
             self.card.preprocessing,
             device=device,
+            engine=engine,
+            precision=precision,
             temperatures=self.card.temperatures,
             threads=threads,
+            lanes=len(sources) + background,
         )
         """The engine that runs the plan."""
         self.stats = LiveStats(len(self.plan))
-        """Figures of the run so far; safe to read from any thread."""
-        self._slot = Slot(clock, lossless=self.lossless)
+        """Figures of the run so far, all sources together; safe to read from any thread."""
+        self._states = StateFeed()
+        inbox = Inbox()
+        self._feeds = [
+            Feed(
+                source,
+                clock,
+                len(self.plan),
+                realtime=realtime,
+                inbox=inbox,
+                on_warning=on_warning,
+                on_state=self._states.put,
+            )
+            for source in sources
+        ]
+        self._by_name = {feed.source.name: feed for feed in self._feeds}
         self._scheduler = Scheduler(
             self.engine,
-            self._slot,
+            [feed.slot for feed in self._feeds],
             clock,
             classes=self.card.classes,
             policy=policy,
+            path=way,
             readout=chosen,
             labelling=self.labelling,
             top_k=top_k,
-        )
-        self._states = StateFeed()
-        self._reader = Reader(
-            source, self._slot, clock, realtime=realtime, on_warning=on_warning, on_state=self._states.put
+            waiter=inbox,
+            queue_depth=queue_depth,
+            background=Background(accuracies) if background else None,
+            on_error=self._failed,
         )
         self._left = max_frames
-        self._given = 0
-        self._closed = False
-        self._last: FrameResult | None = None
         self._results = self._scheduler.results()
-        self._reader.start()
+        for feed in self._feeds:
+            feed.reader.start()
         try:
-            self._reader.wait_opened(OPEN_TIMEOUT_S)
+            self._wait_opened()
         except BaseException:
             self.close()
             raise
@@ -112,13 +140,12 @@ class LiveRun(Iterator[FrameResult]):
             raise StopIteration
         try:
             result = next(self._results)
-        except BaseException:  # the end of the source, its error, Ctrl-C: in each case nothing may be left running
+        except BaseException:  # the end of the sources, an error, Ctrl-C: in each case nothing may be left running
             self.close()
             raise
         if self._left is not None:
             self._left -= 1
-        self._given += 1
-        self._last = result
+        self._by_name[result.frame.source].add(result)
         self.stats.add(result)
         self.stats.set_counts(self.counts)
         return result
@@ -132,35 +159,60 @@ class LiveRun(Iterator[FrameResult]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_reader"):
+        if hasattr(self, "_results"):
             self.close()
 
     @property
+    def name(self) -> str:
+        """What the run is about, fit to be shown: the name of the source, or how many there are."""
+        return self._feeds[0].source.name if len(self._feeds) == 1 else f"{len(self._feeds)} sources"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, as they are in results and states."""
+        return tuple(feed.source.name for feed in self._feeds)
+
+    @property
+    def source(self) -> Source:
+        """The first source, or the only one."""
+        return self._feeds[0].source
+
+    def is_live(self, name: str) -> bool:
+        """Whether the source of that name has a pace of its own, which a recording has not."""
+        return self._by_name[name].source.live
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the frames of every source wait for their turn instead of being replaced."""
+        return all(feed.lossless for feed in self._feeds)
+
+    @property
     def counts(self) -> Counts:
-        """Where the frames have gone so far. After :meth:`close`, ``frames_in == results + replaced + corrupt``."""
-        read = self._reader.counts
-        slot = self._slot.counts
-        # a frame whose refinement an exception cut short was taken, but has no result
-        unfinished = slot.taken - self._given if self._closed else 0
-        return Counts(read.frames_in, self._given, slot.replaced + unfinished, read.corrupt)
+        """Where the frames have gone so far. After :meth:`close`, ``frames_in == results + replaced + corrupt``.
+
+        All sources together; :meth:`statuses` has the counts of each.
+        """
+        each = [feed.counts for feed in self._feeds]
+        return Counts(
+            sum(c.frames_in for c in each),
+            sum(c.results for c in each),
+            sum(c.replaced for c in each),
+            sum(c.corrupt for c in each),
+        )
+
+    @property
+    def errors(self) -> tuple[StreamAnnError, ...]:
+        """What ended those of several sources that failed while others went on."""
+        return tuple(e for e in self._scheduler.errors if isinstance(e, StreamAnnError)) if len(self._feeds) > 1 else ()
 
     def status(self) -> LiveStatus:
-        """What a view shows at this moment. Safe to call from any thread."""
-        partial, last = self._scheduler.partial, self._last
-        return LiveStatus(
-            stats=self.stats.snapshot(),
-            result=last,
-            label=partial.label if partial else "",
-            confidence=partial.confidence if partial else 0.0,
-            exits=partial.exits if partial else (),
-            source=self.source.name,
-            state=self._reader.state,
-            frame=partial.frame if partial else None,
-        )
+        """What a view shows of the first source at this moment. Safe to call from any thread."""
+        return self.statuses()[0]
 
     def statuses(self) -> tuple[LiveStatus, ...]:
         """What a view shows at this moment, one for each source. Safe to call from any thread."""
-        return (self.status(),)
+        partials = self._scheduler.partials
+        return tuple(feed.status(partial) for feed, partial in zip(self._feeds, partials, strict=True))
 
     def on_state(self, listener: Callable[[StateChange], None]) -> None:
         """Call ``listener`` with every state that a source passes into, those since the beginning of the run included.
@@ -171,25 +223,48 @@ class LiveRun(Iterator[FrameResult]):
         self._states.listen(listener)
 
     def stop(self) -> None:
-        """Ask the run to end after the present frame. Safe to call from any thread and from a signal handler."""
+        """Ask the run to end after the present frames. Safe to call from any thread and from a signal handler."""
         self._scheduler.stop()
 
     def close(self) -> None:
-        """Stop the reader thread and release the device. May be called more than once."""
-        self._closed = True
+        """Stop the reader threads and release the device. May be called more than once."""
         self._scheduler.stop()
-        self._slot.close()
-        self._reader.stop()
+        for feed in self._feeds:
+            feed.close()
+        for feed in self._feeds:
+            feed.join()
         self.stats.set_counts(self.counts)
         self.engine.close()
 
+    def _wait_opened(self) -> None:
+        """Wait until the sources are open. One that is not does not stop the others; none at all is an error."""
+        until_s = time.monotonic() + OPEN_TIMEOUT_S
+        errors: list[StreamAnnError] = []
+        for feed in self._feeds:
+            try:
+                feed.reader.wait_opened(max(0.0, until_s - time.monotonic()))
+            except StreamAnnError as error:
+                errors.append(error)
+        if len(errors) == len(self._feeds):
+            raise errors[0]
+
+    def _failed(self, number: int, error: Exception) -> None:
+        """One of several sources has failed; the others go on."""
+        if self._on_warning is not None:
+            self._on_warning(f"{error}; '{self._feeds[number].source.name}' is not used any more")
+
 
 def live(
-    source: str | os.PathLike[str] | Source,
+    source: Spec | Sequence[Spec],
     *,
     weights: str | os.PathLike[str] = "imagenet",
     device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
     threads: int | None = None,
+    path: str = DEFAULT_PATH,
+    background_refine: bool = False,
+    queue_depth: int = 1,
     deadline_ms: float | None = None,
     confidence: float | None = None,
     readout: str = "latest",
@@ -200,15 +275,22 @@ def live(
     source_options: SourceOptions | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> LiveRun:
-    """Classify a stream, refining each frame until the next one arrives.
+    """Classify one stream or several, refining each frame until the next one arrives.
 
     Args:
         source: ``"demo"``, a webcam (``0``, ``/dev/video0``), a URL (rtsp, rtsps, http, https), a video file, a folder
-            or glob of images, ``pattern:640x360@25``, or a source object.
+            or glob of images, ``pattern:640x360@25``, or a source object; or several of these, which share the engine.
         weights: Name of bundled weights, or path of a weights file or its card.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         threads: Torch threads on the CPU, for the whole process; by default one core is left to the decoder. More are
             faster on a machine that does nothing else, and far slower beside other work.
+        engine: ``"auto"``, ``"torch"``, ``"openvino"`` or ``"cuda"``, where installed.
+        precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``, where the engine has it.
+        path: ``"in-order"`` runs every step of the plan, ``"planned"`` those that promise the best answer by the time
+            that the next frame comes, see :mod:`stream_ann.scheduler.planned`.
+        background_refine: When frames come too fast for the deep exits, reach them for a key frame in the time that is
+            left, see :mod:`stream_ann.scheduler.background`. For one source.
+        queue_depth: How many steps a device that can queue them is given at once.
         deadline_ms: Stop refining a frame when the next step would end later than this after its arrival.
         confidence: Stop refining a frame once its answer is at least this probable.
         readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.
@@ -225,7 +307,8 @@ def live(
 
     Raises:
         SourceError: If the source cannot be opened, or fails later on. A network camera is tried again instead, and so
-            is a webcam that was open, as often as ``source_options`` say.
+            is a webcam that was open, as often as ``source_options`` say. Of several sources one that fails is left
+            out with a warning; only when none is left is the error raised.
         WeightsError: If the weights cannot be used.
         DeviceError: If the device cannot be used.
         UsageError: If an option makes no sense.
@@ -236,18 +319,31 @@ def live(
         raise UsageError(f"threads must be at least 1, got {threads}")
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"max-frames must be at least 1, got {max_frames}")
+    if queue_depth < 1:
+        raise UsageError(f"queue-depth must be at least 1, got {queue_depth}")
+    specs = _several(source)
+    if not specs:
+        raise UsageError("a live run needs at least one source, got none")
+    if background_refine and len(specs) > 1:
+        raise UsageError(f"refining in the background is for one source, got {len(specs)}", "leave the others out")
     policy: Policy = UntilNextFrame()
     if deadline_ms is not None:
         policy = policy & Deadline(deadline_ms)
     if confidence is not None:
         policy = policy & Confident(confidence)
-    opened = source_from(source, source_options) if isinstance(source, str | os.PathLike) else source
+    sources = [source_from(s, source_options) if isinstance(s, str | os.PathLike) else s for s in specs]
+    name_apart(sources)
     return LiveRun(
-        opened,
+        sources,
         weights_room.load(weights),
         device=device,
+        engine=engine,
+        precision=precision,
         threads=threads,
         policy=policy,
+        path=path,
+        background=background_refine,
+        queue_depth=queue_depth,
         readout=readout,
         labels=labels if labels is not None else LabelOptions(),
         top_k=top_k,
@@ -255,3 +351,10 @@ def live(
         realtime=realtime,
         on_warning=on_warning,
     )
+
+
+def _several(source: Spec | Sequence[Spec]) -> list[Spec]:
+    # a text is a sequence too, and a source might be
+    if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
+        return [cast(Spec, source)]
+    return list(source)

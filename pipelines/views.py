@@ -121,7 +121,7 @@ class Views:
                 say(console, f"view: terminal; {error}")
                 name = "terminal"
         if name == "terminal":
-            self._stack.enter_context(TerminalView(run.source.name, run.plan.exit_names, run.status, console=console))
+            self._stack.enter_context(TerminalView(run.name, run.plan.exit_names, run.statuses, console=console))
 
     def __enter__(self) -> Self:
         return self

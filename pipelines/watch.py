@@ -13,7 +13,7 @@ from rich.console import Console
 from pipelines.live import LiveRun
 from pipelines.signals import stop_on_signals
 from pipelines.views import Serving, Views, say
-from stream_ann.errors import StreamAnnError
+from stream_ann.errors import StreamAnnError, UsageError
 from stream_ann.overlay import Overlay
 from stream_ann.sinks import JsonlSink, SinkWorker, VideoSink
 from stream_ann.states import StateChange
@@ -54,7 +54,7 @@ class LiveSummary:
     dropped: dict[str, int]
     """For each file or stream written, how many results it lost because it could not keep up or failed."""
     errors: tuple[StreamAnnError, ...]
-    """What went wrong with outputs; the run went on without them."""
+    """What went wrong with outputs and with some of several sources; the run went on without them."""
 
 
 def watch(
@@ -111,11 +111,13 @@ def watch(
             written = workers[-1]
 
             def put_state(change: StateChange) -> None:
-                if run.source.live:  # a file's beginning and end are its first and last line
+                if run.is_live(change.source):  # a file's beginning and end are its first and last line
                     written.put_state(change)
 
             run.on_state(put_state)
         if record is not None:
+            if len(run.sources) > 1:
+                raise UsageError(f"a recording is of one source, got {len(run.sources)}", "leave --record out")
             overlay = Overlay(names)
             attach(VideoSink(Path(record), draw=lambda result: overlay.draw(result, run.stats.snapshot())))
 
@@ -139,5 +141,5 @@ def watch(
         elapsed_s=time.monotonic() - begun_s,
         interrupted=came.is_set(),
         dropped={worker.name: worker.dropped for worker in workers if worker.dropped},
-        errors=tuple(errors),
+        errors=(*errors, *run.errors),
     )

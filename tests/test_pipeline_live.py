@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import shutil
 import threading
@@ -223,10 +224,71 @@ def test_a_file_that_is_no_video_fails_before_the_first_frame(small_weights, tmp
         pipelines.live(path, weights=small_weights, device="cpu")
 
 
+class TestSeveralSources:
+    def test_every_frame_of_every_source_is_answered_or_counted(self, clip, small_weights):
+        with pipelines.live([clip, "pattern:64x48@50", clip], weights=small_weights, device="cpu") as run:
+            assert run.sources == (run.sources[0], "pattern:64x48@50", f"{run.sources[0]} (2)")
+            seen: dict[str, int] = {}
+            while min(seen.get(name, 0) for name in run.sources) < 5:
+                result = next(run)
+                seen[result.frame.source] = seen.get(result.frame.source, 0) + 1
+        assert_invariant(run)
+        statuses = run.statuses()
+        assert [status.source for status in statuses] == list(run.sources)
+        for status in statuses:
+            counts = status.stats.counts
+            assert counts.results == seen[status.source]
+            assert counts.frames_in == counts.results + counts.replaced + counts.corrupt
+        assert run.counts.results == sum(seen.values())
+
+    def test_one_that_fails_is_left_out_with_a_warning(self, small_weights):
+        warnings: list[str] = []
+        sources = [
+            FakeSource(pictures(8), name="good"),
+            FakeSource([*pictures(1), SourceError("the cable was pulled")], name="bad"),
+            FakeSource([], name="never", open_error=SourceError("no such camera")),
+        ]
+        with pipelines.live(
+            sources, weights=small_weights, device="cpu", realtime=False, on_warning=warnings.append
+        ) as run:
+            results = list(run)
+        assert sorted(r.frame.source for r in results) == ["bad"] + ["good"] * 8
+        assert len(warnings) == 2
+        assert any("the cable was pulled; 'bad' is not used any more" in line for line in warnings)
+        assert [str(error) for error in run.errors] == ["the cable was pulled", "no such camera"]
+        assert_invariant(run)
+
+    def test_when_none_can_be_opened_that_is_an_error(self, small_weights):
+        sources = [FakeSource([], name=name, open_error=SourceError(f"no {name}")) for name in ("one", "two")]
+        with pytest.raises(SourceError, match="no one"):
+            pipelines.live(sources, weights=small_weights, device="cpu")
+
+    def test_no_source_and_a_background_for_several_make_no_sense(self, small_weights):
+        with pytest.raises(UsageError, match="at least one source, got none"):
+            pipelines.live([], weights=small_weights)
+        with pytest.raises(UsageError, match="background is for one source, got 2"):
+            pipelines.live(["demo", "demo"], weights=small_weights, background_refine=True)
+
+    def test_events_name_their_source(self, small_weights, tmp_path):
+        sources = [FakeSource(pictures(3), name="left"), FakeSource(pictures(4), name="right")]
+        run = pipelines.live(sources, weights=small_weights, device="cpu", realtime=False)
+        events = tmp_path / "out.jsonl"
+        watch(run, console=Console(file=io.StringIO(), width=100), view="none", events=str(events))
+        lines = [json.loads(line) for line in events.read_text().splitlines()]
+        for name, count in (("left", 3), ("right", 4)):
+            assert [line["frame"] for line in lines if line["source"] == name] == list(range(count))
+
+
+@pytest.mark.parametrize("options", [{"path": "planned"}, {"background_refine": True}, {"queue_depth": 2}])
+def test_every_way_of_spending_the_time_answers_every_frame(options, clip, small_weights):
+    with pipelines.live(clip, weights=small_weights, device="cpu", **options) as run:
+        results = list(run)
+    assert_invariant(run)
+    assert results[-1].frame.index == 29
+
+
 class TestWatch:
     def console(self) -> Console:
-        import io
-
         return Console(file=io.StringIO(), width=100)
 
     def test_events_and_recording_hold_every_result(self, clip, small_weights, tmp_path):

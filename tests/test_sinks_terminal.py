@@ -15,6 +15,7 @@ from rich.console import Console
 from stream_ann.errors import UsageError
 from stream_ann.frames import Counts
 from stream_ann.sinks import TerminalView, summary_table
+from stream_ann.states import StateChange
 from stream_ann.stats import LiveStatus, StatsSnapshot
 from tests.sink_tools import make_result, make_stats
 
@@ -41,7 +42,7 @@ def terminal(width: int = 100, height: int = 30, *, colour: bool = False) -> tup
     return console, out
 
 
-def shown(state: LiveStatus, names=NAMES, source="demo", **size) -> str:
+def shown(state: LiveStatus | list[LiveStatus], names=NAMES, source="demo", **size) -> str:
     """The last picture of the view, without the sequences that move the cursor."""
     console, out = terminal(**size)
     view = TerminalView(source, names, lambda: state, console=console)
@@ -67,6 +68,47 @@ def test_a_rung_fills_when_its_exit_is_reached_and_the_deepest_has_another_mark(
         lines = [line for line in shown(status(reached=reached)).splitlines() if "lite" in line]
         assert [line[2] for line in lines] == ["●"] * (reached - 1) + ["◆"] + ["○"] * (3 - reached)
         assert ["━" in line for line in lines] == [True] * reached + [False] * (3 - reached)
+
+
+class TestSeveralSources:
+    def several(self, count: int) -> list[LiveStatus]:
+        return [replace(status(f"label {i}", reached=1 + i % 3), source=f"camera {i}") for i in range(count)]
+
+    def test_each_has_a_line_with_its_label_depth_and_counters(self):
+        text = shown(self.several(3), source="3 sources")
+        assert "3 sources" in text
+        assert "89.7 results/s" in text  # of all three
+        lines = [line for line in text.splitlines() if "camera" in line]
+        for i, line in enumerate(lines):
+            assert line.strip("│ ").split()[:7] == [
+                "camera",
+                str(i),
+                "label",
+                str(i),
+                "87",
+                "%",
+                "●" * i + "◆" + "○" * (2 - i),
+            ]
+            assert line.strip("│ ").split()[7:] == ["126", "3"]
+
+    def test_one_that_is_away_says_so_instead_of_its_last_label(self):
+        one, two = self.several(2)
+        text = shown([one, replace(two, state=StateChange("camera 1", "reconnecting", 0.0))])
+        assert "label 0" in text
+        assert "label 1" not in text
+        assert "reconnecting" in text
+
+    def test_more_than_there_is_room_for_are_counted(self):
+        lines = shown(self.several(20), height=12).splitlines()
+        assert len(lines) <= 12
+        assert sum("camera" in line for line in lines) == 7
+        assert any("and 13 more" in line for line in lines)
+
+    @pytest.mark.parametrize("width", [10, 20, 40, 60, 71, 72, 80, 200])
+    @pytest.mark.parametrize("names", [["a"], NAMES, [f"exit {i}" for i in range(30)]], ids=len)
+    def test_every_width_and_length_of_plan_works(self, width, names):
+        for line in shown(self.several(3), names, width=width).splitlines():
+            assert cell_len(line) <= width
 
 
 def test_before_the_first_frame():

@@ -42,7 +42,8 @@ class TerminalView:
     Args:
         source: Name of the source, fit to be shown.
         plan_names: Name of each exit of the plan, in order.
-        poll: Gives the present status; called by the view's thread about 12 times a second. Must not wait.
+        poll: Gives the present status, or that of each of several sources, which then have a line each; called by the
+            view's thread about 12 times a second. Must not wait.
         console: Where to draw, usually standard error.
 
     Attributes:
@@ -53,7 +54,12 @@ class TerminalView:
     """
 
     def __init__(
-        self, source: str, plan_names: Sequence[str], poll: Callable[[], LiveStatus], *, console: Console
+        self,
+        source: str,
+        plan_names: Sequence[str],
+        poll: Callable[[], LiveStatus | Sequence[LiveStatus]],
+        *,
+        console: Console,
     ) -> None:
         if not plan_names:
             raise UsageError("a view needs the name of at least one exit, got none")
@@ -107,8 +113,10 @@ class TerminalView:
     def _render(self) -> RenderableType:
         if self.error is None:
             try:
-                status = self._poll()
-                self._last = _view(status, self._source, self._names, self._console.width, self._console.height)
+                polled = self._poll()
+                statuses = [polled] if isinstance(polled, LiveStatus) else polled
+                view = _view if len(statuses) == 1 else _lines
+                self._last = view(statuses, self._source, self._names, self._console.width, self._console.height)
             except Exception as error:
                 self.error = error
         return self._last
@@ -211,7 +219,9 @@ class _Mark:
         return Measurement(1, 1)
 
 
-def _view(status: LiveStatus, source: str, names: Sequence[str], width: int, height: int) -> RenderableType:
+def _view(statuses: Sequence[LiveStatus], source: str, names: Sequence[str], width: int, height: int) -> RenderableType:
+    """One source."""
+    (status,) = statuses
     parts: list[RenderableType] = [_headline(status), ""]
     wide = width >= TWO_COLUMNS
     left = height - 7 - (2 if wide else 5)  # lines for the ladder, without border, headline, figures and blank lines
@@ -238,11 +248,47 @@ def _view(status: LiveStatus, source: str, names: Sequence[str], width: int, hei
         figures.add_row(_pair(*numbers[0]), _pair(*numbers[1]))
         figures.add_row(_pair(*numbers[2]), _pair(*numbers[3]))
         parts += [first, final, "", figures]
-    rate = Text(f"{stats.results_per_s:.1f} results/s", DIM)
-    title = Text(source, BOLD, overflow="ellipsis", no_wrap=True)
+    return _panel(Group(*parts), source, stats.results_per_s, width)
+
+
+def _lines(statuses: Sequence[LiveStatus], title: str, names: Sequence[str], width: int, height: int) -> RenderableType:
+    """Several sources, a line each, as many as there is room for."""
+    room = max(1, height - 4)
+    shown = statuses if len(statuses) <= room else statuses[: room - 1]
+    lines = Table.grid(expand=True, padding=(0, 1))
+    lines.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, width // 4))
+    lines.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    lines.add_column(no_wrap=True, justify="right", width=5)
+    short = len(names) <= MOST_DEPTHS and width >= TWO_COLUMNS
+    if short:
+        lines.add_column(no_wrap=True)
+    for heading in ("answered", "replaced"):
+        lines.add_column(no_wrap=True, justify="right", min_width=len(heading) if width >= TWO_COLUMNS else None)
+    if width >= TWO_COLUMNS:
+        lines.add_row("", "", "", *([""] if short else []), Text("answered", DIM), Text("replaced", DIM))
+    for status in shown:
+        counts, state = status.stats.counts, status.state
+        away = state is not None and state.state != "live"
+        if away:
+            label = Text(state.state if state is not None else "", DIM)
+        else:
+            label = Text(clean(status.label)) if status.label else Text("waiting for the first frame", DIM)
+        cells: list[RenderableType] = [Text(clean(status.source), BOLD), label]
+        cells.append("" if away or not status.label else Text(_percent(status.confidence), ORANGE))
+        if short:
+            cells.append(_rungs(status, names))
+        lines.add_row(*cells, format_count(counts.results), format_count(counts.replaced))
+    rate = sum(status.stats.results_per_s for status in statuses)
+    more = len(statuses) - len(shown)
+    return _panel(Group(lines, *([Text(f"and {more} more", DIM)] if more else [])), title, rate, width)
+
+
+def _panel(content: RenderableType, name: str, results_per_s: float, width: int) -> Panel:
+    rate = Text(f"{results_per_s:.1f} results/s", DIM)
+    title = Text(name, BOLD, overflow="ellipsis", no_wrap=True)
     title.truncate(max(1, width - 8), overflow="ellipsis")
     return Panel(
-        Group(*parts),
+        content,
         box=ROUNDED,
         border_style=DIM,
         title=title,
@@ -293,15 +339,22 @@ def _ladder(status: LiveStatus, names: Sequence[str], width: int) -> RenderableT
 
 def _short_ladder(status: LiveStatus, names: Sequence[str]) -> RenderableType:
     """The ladder in two lines, for terminals with fewer lines than the plan has exits."""
-    reached = {answer.exit for answer in status.exits}
     deepest = status.exits[-1].exit if status.exits else -1
-    rungs = Table.grid()
-    rungs.add_row(*(_Mark(2 if i == deepest else int(i in reached)) for i in range(len(names))))
+    rungs = _rungs(status, names)
     if not status.exits or deepest >= len(names):
         return Group(rungs, "")
     caption = Text.assemble((names[deepest], BOLD), f"  {format_ms(status.exits[-1].done_ms)} ms")
     caption.no_wrap, caption.overflow = True, "ellipsis"
     return Group(rungs, caption)
+
+
+def _rungs(status: LiveStatus, names: Sequence[str]) -> RenderableType:
+    """The exits as marks beside each other."""
+    reached = {answer.exit for answer in status.exits}
+    deepest = status.exits[-1].exit if status.exits else -1
+    rungs = Table.grid()
+    rungs.add_row(*(_Mark(2 if i == deepest else int(i in reached)) for i in range(len(names))))
+    return rungs
 
 
 def _latency(name: str, latency: Latency | None) -> Text:
