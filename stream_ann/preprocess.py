@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Interpolation", "Preprocessing", "centre_square", "preprocess"]
+__all__ = ["Interpolation", "Preprocessing", "centre_square", "normalised", "preprocess", "resized"]
 
 Interpolation = Literal["bicubic", "bilinear"]
 """How pixels are resampled, always with antialiasing."""
@@ -46,6 +46,13 @@ class Preprocessing:
         if self.interpolation not in get_args(Interpolation):
             allowed = ", ".join(get_args(Interpolation))
             raise ValueError(f"invalid interpolation {self.interpolation!r}, allowed are {allowed}")
+
+    @property
+    def scales_and_shifts(self) -> tuple[list[float], list[float]]:
+        """What values 0 to 255 of each channel are multiplied by, and what is then added, to normalise them."""
+        scales = [1 / (255 * std) for std in self.std]
+        shifts = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        return scales, shifts
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -95,6 +102,21 @@ def preprocess(
     Raises:
         ValueError: The picture has another type or shape or no pixels, or the resolution is not positive.
     """
+    return normalised(resized(image, resolution_px, preprocessing), preprocessing, dtype)
+
+
+def resized(image: Tensor | NDArray[np.uint8], resolution_px: int, preprocessing: Preprocessing) -> Tensor:
+    """The first half of :func:`preprocess`: the centre square at the network's resolution, not normalised.
+
+    Args:
+        image, resolution_px, preprocessing: As in :func:`preprocess`.
+
+    Returns:
+        [B, 3, R, R] with whole values 0 to 255, channels-last in memory: uint8 on the CPU, float32 elsewhere.
+
+    Raises:
+        ValueError: As :func:`preprocess` does.
+    """
     if image.dtype not in (torch.uint8, np.uint8) or image.ndim not in (3, 4) or image.shape[-1] != 3:
         raise ValueError(f"image must be uint8 [H, W, 3] or [B, H, W, 3], got {image.dtype} {list(image.shape)}")
     height, width = image.shape[-3:-1]
@@ -112,9 +134,7 @@ def preprocess(
         square = square[None]
     # [B, 3, side, side] whose memory is still [B, side, side, 3]: what torch calls channels-last.
     square = square.permute(0, 3, 1, 2)
-
-    resized = _resize(square, resolution_px, preprocessing.interpolation)
-    return _normalise(resized, preprocessing, dtype)
+    return _resize(square, resolution_px, preprocessing.interpolation)
 
 
 def _resize(square: Tensor, resolution_px: int, interpolation: Interpolation) -> Tensor:
@@ -135,14 +155,13 @@ def _resize_float(values: Tensor, resolution_px: int, interpolation: Interpolati
         # Averages whole blocks first, which are narrower than the filter that follows. Blocks that stick out at the
         # edge average the pixels that they have.
         values = F.avg_pool2d(values, block, ceil_mode=True, count_include_pad=False)
-    resized = F.interpolate(values, size=(resolution_px, resolution_px), mode=interpolation, antialias=True)
-    return resized.round_().clamp_(0, 255)  # bicubic overshoots at edges
+    values = F.interpolate(values, size=(resolution_px, resolution_px), mode=interpolation, antialias=True)
+    return values.round_().clamp_(0, 255)  # bicubic overshoots at edges
 
 
-def _normalise(values: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
+def normalised(values: Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
     """``values`` [B, 3, R, R] from 0 to 255, scaled to 0..1, less the mean, divided by the standard deviation."""
-    scales = [1 / (255 * std) for std in preprocessing.std]
-    shifts = [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
+    scales, shifts = preprocessing.scales_and_shifts
     images = values.to(torch.float32, memory_format=torch.channels_last)
     if len(set(scales)) == len(set(shifts)) == 1:
         # Numbers instead of [1, 3, 1, 1] tensors: three times as fast on the CPU, and nothing to copy to a device.

@@ -57,6 +57,7 @@ def open_engine(
 
     Raises:
         DeviceError: If the device is not there or cannot be used.
+        MissingExtraError: If the engine asked for is not installed.
         UsageError: If no engine or precision has that name.
     """
     choice = engine_choice(device, engine)
@@ -67,6 +68,12 @@ def open_engine(
             net, preprocessing, device=choice.device, dtype=dtype, temperatures=temperatures, lanes=lanes
         )
         return opened
+    if choice.name == "openvino":
+        from stream_ann.engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(
+            net, preprocessing, precision=precision, temperatures=temperatures, threads=threads, lanes=lanes
+        )
     return TorchEngine(
         net,
         preprocessing,
@@ -104,9 +111,16 @@ def open_batch_engine(
 
     Raises:
         DeviceError: If the device is not there or cannot be used.
+        MissingExtraError: If the engine asked for is not installed.
         UsageError: If no engine or precision has that name.
     """
     choice = engine_choice(device, engine)
+    if choice.name == "openvino":
+        from stream_ann.engines.openvino_batch import OpenVinoBatchEngine
+
+        return OpenVinoBatchEngine(
+            net, preprocessing, precision=precision, temperatures=temperatures, threads=threads, max_batch=max_batch
+        )
     return TorchBatchEngine(
         net,
         preprocessing,

@@ -53,19 +53,15 @@ class BatchEngine(ABC):
         plan: The steps.
         preprocessing: How a picture becomes the network's input; frames come with its crop already done.
         device: Where the tensors of a batch are.
-        dtype: Type of the network's input.
         max_batch: Most frames of a batch.
     """
 
-    def __init__(
-        self, plan: Plan, preprocessing: Preprocessing, *, device: torch.device, dtype: torch.dtype, max_batch: int
-    ) -> None:
+    def __init__(self, plan: Plan, preprocessing: Preprocessing, *, device: torch.device, max_batch: int) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {max_batch}")
         self._plan = plan
         self._preprocessing = dataclasses.replace(preprocessing, crop=1.0)
         self._device = device
-        self._dtype = dtype
         self._max_batch = max_batch
         self._times = BatchTimes(len(plan))
 
@@ -128,12 +124,10 @@ class BatchEngine(ABC):
         try:
             with torch.inference_mode():
                 if info.first:
-                    squares = _only(batch.squares, batch.rows)
-                    images = preprocess(squares, info.resolution_px, self._preprocessing, dtype=self._dtype)
-                    probabilities, state = self._run(step, images, ())
+                    probabilities, state = self._first(step, _only(batch.squares, batch.rows))
                 else:
                     kept = tuple(_only(tensor, batch.state_rows) for tensor in batch.state)
-                    probabilities, state = self._run(step, torch.empty(0), kept)
+                    probabilities, state = self._next(step, kept)
         except RuntimeError as error:
             raise device_error(self._device, error) from error
         batch.last_step, batch.state, batch.state_rows = step, state, None
@@ -176,8 +170,12 @@ class BatchEngine(ABC):
         """Let go of the device's memory. The engine cannot be used afterwards; may be called more than once."""
 
     @abstractmethod
-    def _run(self, step: int, images: Tensor, state: State) -> tuple[NDArray[np.float32], State]:
-        """Run a step on ``images`` [B, 3, R, R] or on the state of the step before; probabilities and its state."""
+    def _first(self, step: int, squares: Tensor) -> tuple[NDArray[np.float32], State]:
+        """Run a member's first step on ``squares`` uint8 [B, S, S, 3]; its probabilities and what it leaves."""
+
+    @abstractmethod
+    def _next(self, step: int, state: State) -> tuple[NDArray[np.float32], State]:
+        """Run a step on what the one before left; its probabilities and what it leaves."""
 
     def _warm_up(self) -> None:
         """Run and time every step on one frame, so that there is an estimate of each from the start."""
@@ -216,7 +214,8 @@ class TorchBatchEngine(BatchEngine):
         threads: int | None = None,
         max_batch: int = 32,
     ) -> None:
-        super().__init__(net.plan(), preprocessing, device=device, dtype=dtype, max_batch=max_batch)
+        super().__init__(net.plan(), preprocessing, device=device, max_batch=max_batch)
+        self._dtype = dtype
         self._temperatures = checked_temperatures(temperatures, len(self._plan))
         self._threads = threads if threads is not None else cpu_threads()
         if device.type == "cpu":
@@ -236,10 +235,17 @@ class TorchBatchEngine(BatchEngine):
         """See :meth:`BatchEngine.close`."""
         self._steps = ()
 
+    def _first(self, step: int, squares: Tensor) -> tuple[NDArray[np.float32], State]:
+        px = self._plan.steps[step].resolution_px
+        return self._run(step, preprocess(squares, px, self._preprocessing, dtype=self._dtype), ())
+
+    def _next(self, step: int, state: State) -> tuple[NDArray[np.float32], State]:
+        return self._run(step, torch.empty(0), state)  # only a member's first step looks at the images
+
     def _run(self, step: int, images: Tensor, state: State) -> tuple[NDArray[np.float32], State]:
-        state, logits = self._steps[step](images, state)
+        after, logits = self._steps[step](images, state)
         probabilities = torch.softmax(logits.float() / self._temperatures[step], dim=1)
-        return probabilities.cpu().numpy(), state
+        return probabilities.cpu().numpy(), after
 
 
 def _only(tensor: Tensor, rows: Tensor | None) -> Tensor:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 
 from stream_ann.engines.devices import device_named
-from stream_ann.errors import DeviceError, UsageError, nearest
+from stream_ann.engines.openvino_runtime import is_installed
+from stream_ann.errors import DeviceError, MissingExtraError, UsageError, nearest
 
 __all__ = ["EngineChoice", "EngineName", "Precision", "dtype_named", "engine_choice"]
 
-EngineName = Literal["torch", "cuda"]
+EngineName = Literal["torch", "openvino", "cuda"]
 """What can be asked for, besides ``"auto"``."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -37,25 +38,31 @@ def engine_choice(device: str = "auto", engine: str = "auto") -> EngineChoice:
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        engine: ``"auto"``, ``"torch"`` or ``"cuda"``.
+        engine: ``"auto"``, ``"torch"``, ``"openvino"`` or ``"cuda"``.
 
     Raises:
         DeviceError: If the device is not there, or the engine cannot run on it.
+        MissingExtraError: If the engine is not installed.
         UsageError: If no engine has that name.
     """
     names = get_args(EngineName)
     if engine != "auto" and engine not in names:
         raise UsageError(f"no engine is called '{engine}'", nearest(engine, ["auto", *names]))
-    where = device_named("cuda" if engine == "cuda" and device == "auto" else device)
-    if engine == "torch":
-        return EngineChoice("torch", where, "asked for")
-    if engine == "cuda":
-        if where.type != "cuda":
-            raise DeviceError(f"the cuda engine cannot run on '{device}'", "leave --device out, or use --engine auto")
-        return EngineChoice("cuda", where, "asked for")
-    if where.type == "cuda" and importlib.util.find_spec("stream_ann.engines.cuda_engine") is not None:
+    native = {"cuda": "cuda", "openvino": "cpu"}.get(engine)
+    where = device_named(native if native is not None and device == "auto" else device)
+    if engine != "auto":
+        if native is not None and where.type != native:
+            raise DeviceError(f"the {engine} engine cannot run on '{device}'", "leave --device out, or --engine")
+        if engine == "openvino" and not is_installed():
+            raise MissingExtraError("openvino", "openvino")
+        return EngineChoice(cast(EngineName, engine), where, "asked for")
+    if where.type == "cuda":
+        if importlib.util.find_spec("stream_ann.engines.cuda_engine") is None:
+            return EngineChoice("torch", where, "there is a GPU, but no engine of its own for it")
         return EngineChoice("cuda", where, "there is a GPU")
-    return EngineChoice("torch", where, "it runs everywhere")
+    if is_installed():
+        return EngineChoice("openvino", where, "the fastest on a CPU, and installed")
+    return EngineChoice("torch", where, "the extra 'openvino', which is several times as fast, is not installed")
 
 
 def dtype_named(precision: str) -> torch.dtype | None:

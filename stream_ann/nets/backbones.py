@@ -248,7 +248,7 @@ class TokenStem(nn.Module):
         positions: Tensor = self.positions
         if patches.shape[-1] * patches.shape[-2] + 1 != positions.shape[1]:
             positions = resized_positions(positions, patches.shape[-1])
-        tokens = torch.cat((self.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)), 1)
+        tokens = torch.cat((self.class_token.expand(images.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1)
         out: Tensor = self.dropout(tokens + positions)
         return out
 
