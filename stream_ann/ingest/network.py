@@ -25,6 +25,7 @@ from stream_ann.errors import (
     UnsupportedSourceError,
 )
 from stream_ann.ingest.decode_log import DecodeLog
+from stream_ann.ingest.h264 import FrameGaps
 from stream_ann.ingest.images import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from stream_ann.ingest.libav import connecting, decoding, receiving
 from stream_ann.ingest.options import SourceOptions
@@ -168,6 +169,7 @@ class NetworkSource:
         self._tapping = Tapping(stream)
         self._reformatter = VideoReformatter()
         self._damaged: deque[int | None] = deque(maxlen=_MAX_DAMAGED)
+        self._gaps = FrameGaps(decoder.extradata) if self.live and decoder.name == "h264" else None
         self._suspect = self._given = False
 
     def _feed(self) -> bool:
@@ -183,6 +185,7 @@ class NetworkSource:
             return False
         self._tapping.offer(packet, self.packet_tap)
         failed = False
+        gap = self._gaps is not None and self._gaps.lost(bytes(packet))
         with self._complaints.listen() as lines:
             try:
                 with decoding(self.name):
@@ -192,7 +195,7 @@ class NetworkSource:
                 if self._given or not self.live:  # before the first, it has joined between two key frames
                     raise
             finally:
-                if self._note(lines) or failed or packet.is_corrupt:
+                if self._note(lines) or gap or failed or packet.is_corrupt:
                     self._suspect = True
                     self._damaged.append(packet.pts)
         return True
