@@ -90,7 +90,7 @@ class Faults:
     reset_after: int | None = None
     """After so many frames the connection is reset."""
     drop: Callable[[int, int], bool] | None = None
-    """Takes an RTP packet's sequence number and its NAL unit's type, and says whether it is lost."""
+    """Takes the numbers of a frame and of an RTP packet of it, and says whether that packet is lost."""
     timestamp: Callable[[int], float] | None = None
     """Takes a frame's number and gives its presentation time in seconds."""
 
@@ -291,8 +291,8 @@ class RtspCamera:
                 time_s = number / self.fps if faults.timestamp is None else faults.timestamp(number)
                 unit = self.units[(self._first_unit + number) % len(self.units)]
                 data = b""
-                for packet, nal_type in _packets(unit, round(time_s * _CLOCK_HZ), sequence):
-                    if faults.drop is None or not faults.drop(sequence, nal_type):
+                for packet in _packets(unit, round(time_s * _CLOCK_HZ), sequence):
+                    if faults.drop is None or not faults.drop(number, sequence):
                         data += b"$\0" + len(packet).to_bytes(2, "big") + packet
                     sequence += 1
                 sent_s.append(time.monotonic())
@@ -300,15 +300,15 @@ class RtspCamera:
                 number += 1
 
 
-def _packets(unit: AccessUnit, timestamp: int, sequence: int) -> Iterator[tuple[bytes, int]]:
-    """A frame's RTP packets (RFC 6184), each with the type of its NAL unit."""
-    parts = [(part, nal[0] & _TYPE) for nal in unit for part in _fragments(nal)]
-    for i, (part, nal_type) in enumerate(parts):
+def _packets(unit: AccessUnit, timestamp: int, sequence: int) -> Iterator[bytes]:
+    """A frame's RTP packets (RFC 6184)."""
+    parts = [part for nal in unit for part in _fragments(nal)]
+    for i, part in enumerate(parts):
         marker = 0x80 if i == len(parts) - 1 else 0
         header = struct.pack(
             "!BBHII", 0x80, marker | 96, (sequence + i) & 0xFFFF, (_FIRST_TIMESTAMP + timestamp) & 0xFFFFFFFF, 0x1234
         )
-        yield header + part, nal_type
+        yield header + part
 
 
 def _fragments(nal: bytes) -> Iterator[bytes]:
