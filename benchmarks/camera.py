@@ -122,6 +122,8 @@ class RtspCamera:
         self.faults = faults or Faults()
         self.sent_s: list[float] = []
         """Monotonic time at which each frame of the latest connection was handed to the network, in seconds."""
+        self.on_sent: Callable[[int, float], None] | None = None
+        """Called with each frame's number in its connection and that time, from the thread that sends."""
         self.connections = 0
         """How many players have begun to play."""
         self._password = password
@@ -296,6 +298,8 @@ class RtspCamera:
                         data += b"$\0" + len(packet).to_bytes(2, "big") + packet
                     sequence += 1
                 sent_s.append(time.monotonic())
+                if self.on_sent is not None:
+                    self.on_sent(number, sent_s[-1])
                 connection.sendall(data)
                 number += 1
 
