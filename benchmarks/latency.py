@@ -149,6 +149,11 @@ class Sample:
     final_s: float
     """From the glass to the last label, in seconds."""
 
+    @property
+    def done_s(self) -> float:
+        """Monotonic time of the last label, in seconds."""
+        return self.sent_s + self.final_s
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -170,7 +175,7 @@ def ours(camera: CameraProcess, fps: int, seconds: float, options: Options) -> l
             arrival_s = result.frame.arrival_s
             first_s, final_s = arrival_s + result.first_ms / 1e3, arrival_s + result.final_ms / 1e3
             samples.append(Sample(number, sent_s, first_s - sent_s, final_s - sent_s))
-            if final_s - samples[0].sent_s >= seconds:
+            if samples[-1].done_s - samples[0].done_s >= seconds:
                 break
     return samples
 
@@ -201,7 +206,7 @@ def plain(camera: CameraProcess, fps: int, seconds: float, options: Options) -> 
             number = numbers.of(image)
             sent_s = camera.sent_s(number)
             samples.append(Sample(number, sent_s, done_s - sent_s, done_s - sent_s))
-            if done_s - samples[0].sent_s >= seconds:
+            if done_s - samples[0].done_s >= seconds:
                 return samples
     finally:
         capture.release()
@@ -209,8 +214,8 @@ def plain(camera: CameraProcess, fps: int, seconds: float, options: Options) -> 
 
 
 def steady(samples: Sequence[Sample]) -> list[Sample]:
-    """Without the beginning, unless there is nothing else: a slow loop may not get past its first second of frames."""
-    return [sample for sample in samples if sample.sent_s - samples[0].sent_s >= WARM_UP_S] or list(samples[-1:])
+    """Without the beginning."""
+    return [sample for sample in samples if sample.done_s - samples[0].done_s >= WARM_UP_S] or list(samples[-1:])
 
 
 def figures(samples: Sequence[Sample], fps: int) -> dict[str, Any]:
@@ -224,7 +229,7 @@ def figures(samples: Sequence[Sample], fps: int) -> dict[str, Any]:
         "first_ms": percentiles(first_ms),
         "final_ms": percentiles(final_ms),
         "first_p99_frame_periods": round(float(np.percentile(first_ms, 99)) * fps / 1e3, 2),
-        "slope_ms_per_minute": round(slope([s.sent_s for s in samples], first_ms) * 60, 3),
+        "slope_ms_per_minute": round(slope([s.done_s for s in samples], first_ms) * 60, 3),
     }
 
 
@@ -343,9 +348,9 @@ def flat(fps: int, minutes: float, options: Options) -> dict[str, Any]:
 def windows(samples: Sequence[Sample]) -> list[list[float]]:
     """For each ten seconds: their beginning in seconds, p50 and p99 of the first label in milliseconds."""
     rows: list[list[float]] = []
-    begin_s = samples[0].sent_s
-    for index in range(int((samples[-1].sent_s - begin_s) // WINDOW_S) + 1):
-        inside = [s.first_s * 1e3 for s in samples if index <= (s.sent_s - begin_s) / WINDOW_S < index + 1]
+    begin_s = samples[0].done_s
+    for index in range(int((samples[-1].done_s - begin_s) // WINDOW_S) + 1):
+        inside = [s.first_s * 1e3 for s in samples if index <= (s.done_s - begin_s) / WINDOW_S < index + 1]
         if inside:
             found = percentiles(inside)
             rows.append([index * WINDOW_S, found["p50"], found["p99"]])
