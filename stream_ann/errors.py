@@ -17,6 +17,7 @@ is. The tree::
     │   ├── CardError              the card is malformed, or does not fit its weights
     │   └── CorruptWeightsError    the file's content is not what its card says
     ├── OutputError            an output cannot be written
+    │   └── ManifestError          what a job has done so far cannot be told, or belongs to another job
     ├── TrainingError          a training run cannot go on, or cannot be resumed
     ├── DeviceError            the device asked for cannot be used
     ├── MissingExtraError      an optional dependency is not installed
@@ -35,6 +36,7 @@ __all__ = [
     "DecodeError",
     "DeviceError",
     "DisconnectedError",
+    "ManifestError",
     "MissingExtraError",
     "OutputError",
     "SourceError",
@@ -118,6 +120,10 @@ class CorruptWeightsError(WeightsError):
 
 class OutputError(StreamAnnError):
     """An output cannot be written."""
+
+
+class ManifestError(OutputError):
+    """The manifest of a job was edited, is in use, or belongs to another job."""
 
 
 class TrainingError(StreamAnnError):

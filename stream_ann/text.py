@@ -7,7 +7,15 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-__all__ = ["clean", "format_age", "format_count", "format_ms", "shorten"]
+__all__ = [
+    "clean",
+    "format_age",
+    "format_count",
+    "format_duration",
+    "format_ms",
+    "seconds_from",
+    "shorten",
+]
 
 _ESCAPES = re.compile(
     r"""
@@ -17,6 +25,7 @@ _ESCAPES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_DURATION = re.compile(r"(?:([\d.]+)\s*h)?\s*(?:([\d.]+)\s*(?:min|m))?\s*(?:([\d.]+)\s*s?)?")
 _JOINERS = "\u200c\u200d"
 """Format characters that spell words (Persian, Indic scripts, joined emoji); every other one is dropped."""
 
@@ -101,3 +110,28 @@ def format_count(count: int) -> str:
         if abs(value) < 999.5:
             return f"{value:.0f}{unit}"
     return f"{count:.0e}"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in at most eight characters: ``4.2 s``, ``12 min``, ``3 h 05``, ``12 d``."""
+    if not math.isfinite(seconds):
+        return "-"
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02}" if minutes < 6000 else f"{minutes // 1440} d"
+
+
+def seconds_from(text: str) -> float:
+    """What a duration such as ``90``, ``90s``, ``45min``, ``2h``, ``1h30min`` or ``1.5 h`` is in seconds.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    if found is None or not text.strip():
+        raise ValueError(f"'{clean(text)}' is no duration")
+    hours, minutes, seconds = (float(part) if part else 0.0 for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds

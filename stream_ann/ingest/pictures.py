@@ -16,7 +16,7 @@ from stream_ann.errors import UnsupportedSourceError
 from stream_ann.ingest.libav import decoding
 from stream_ann.ingest.source import check_size
 
-__all__ = ["rgb_image", "upright", "video_stream"]
+__all__ = ["display_matrix", "rgb_image", "upright", "video_stream"]
 
 _TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
 """Decoders that libav offers for plain text files, which nobody means by a video."""
@@ -39,7 +39,7 @@ def rgb_image(frame: VideoFrame, reformatter: VideoReformatter, name: str) -> ND
     check_size(frame.width, frame.height, name)
     with decoding(name):
         image = np.asarray(reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
-    return upright(image, _display_matrix(frame))
+    return upright(image, display_matrix(frame))
 
 
 def upright(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
@@ -62,7 +62,8 @@ def upright(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArr
     return np.ascontiguousarray(image)
 
 
-def _display_matrix(frame: VideoFrame) -> NDArray[np.int32] | None:
+def display_matrix(frame: VideoFrame) -> NDArray[np.int32] | None:
+    """How a decoded frame is to be turned and mirrored, for :func:`upright`; None where its file does not say."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     return None if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -22,7 +23,7 @@ from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size, shown_path
 from stream_ann.ingest.tapping import Tapping
 from stream_ann.packets import PacketTap
 
-__all__ = ["VideoSource"]
+__all__ = ["Decoder", "VideoSource"]
 
 MAX_READ_ERRORS = 16
 """So many failures in a row to find the next packet mean that the rest of the file cannot be read."""
@@ -51,7 +52,7 @@ class VideoSource:
         self._path = Path(path)
         self.name = shown_path(path) if name is None else name
         self.packet_tap: PacketTap | None = None
-        self._decoder: _Decoder | None = None
+        self._decoder: Decoder | None = None
 
     def open(self) -> None:
         """Open the file and find its video.
@@ -70,7 +71,8 @@ class VideoSource:
         self._skip_to: int | None = None
         # one for all frames, as each frame's own would set up a scaler anew
         self._reformatter = VideoReformatter()
-        self._decoder = _Decoder(self._path, self.name, "AUTO")
+        self._over = False
+        self._decoder = self._open_decoder("AUTO")
         self._tapping = Tapping(self._decoder.stream)
         self._ledger = _Ledger(strict=self._decoder.stream.codec_context.name in _ONE_TO_ONE)
 
@@ -89,8 +91,9 @@ class VideoSource:
                 raise DecodeError(f"a frame of '{self.name}' builds on damaged data")
             if self._held is not None:
                 picture, self._held = self._held, None
-                self._given += 1
                 return picture
+            if self._over:
+                return None
             if self._frames:
                 self._accept(self._frames.popleft(), self._decoder)
             elif not self._feed(self._decoder) and not self._look_again(self._decoder) and not self._lost:
@@ -107,6 +110,13 @@ class VideoSource:
             self._frames.clear()
             decoder.close()
 
+    def _open_decoder(self, thread_type: Literal["AUTO", "SLICE"]) -> Decoder:
+        return Decoder(self._path, self.name, thread_type)
+
+    def _convert(self, frame: VideoFrame, pts_s: float | None) -> Picture | None:
+        """The picture of a decoded frame; None leaves it out. Where it sets ``_over``, the video ends before it."""
+        return Picture(rgb_image(frame, self._reformatter, self.name), pts_s)
+
     def _check_file(self) -> None:
         """Tell apart what libav would call invalid data, or wait on for ever."""
         try:
@@ -120,7 +130,7 @@ class VideoSource:
         if status.st_size == 0:
             raise UnsupportedSourceError(f"'{self.name}' is empty (0 bytes)", "check that it was copied completely")
 
-    def _feed(self, decoder: _Decoder) -> bool:
+    def _feed(self, decoder: Decoder) -> bool:
         """Decode one more packet; False when there are none. The last one, empty, makes it hand out the rest."""
         try:
             with opening(self.name):
@@ -151,7 +161,7 @@ class VideoSource:
                 raise
         return True
 
-    def _accept(self, frame: VideoFrame, decoder: _Decoder) -> None:
+    def _accept(self, frame: VideoFrame, decoder: Decoder) -> None:
         """Hold the frame's picture ready, after the frames lost before it."""
         if frame.pts is not None:
             if self._skip_to is not None and frame.pts <= self._skip_to:
@@ -163,9 +173,10 @@ class VideoSource:
         if frame.is_corrupt:
             self._lost += 1
             return
-        self._held = Picture(rgb_image(frame, self._reformatter, self.name), pts_s)
+        self._given += 1
+        self._held = self._convert(frame, pts_s)
 
-    def _look_again(self, decoder: _Decoder) -> bool:
+    def _look_again(self, decoder: Decoder) -> bool:
         """Decode the end once more where frames are missing from it; False when nothing more is to be had.
 
         A decoder that works on several frames at a time (thread type FRAME, which AUTO prefers) drops whole ones
@@ -174,7 +185,7 @@ class VideoSource:
         missing, after = self._ledger.missing(), self._ledger.last_out
         if missing and self._skip_to is None and after is not None:
             try:
-                again = _Decoder(self._path, self.name, "SLICE")
+                again = self._open_decoder("SLICE")
                 with opening(self.name):
                     again.container.seek(after, stream=again.stream)
             except SourceError:
@@ -199,30 +210,43 @@ class VideoSource:
         return 0.0 if self._last_pts_s is None else self._last_pts_s + float(1 / rate)
 
 
-class _Decoder:
+class Decoder:
     """An open container and the stream in it that is decoded.
 
     Args:
         path: The file.
         name: What to call it in errors.
         thread_type: Whether several frames may be decoded at a time.
+        threads: Threads of the decoder; by default it chooses.
+        hwaccel: Kind of device to decode on, such as ``"cuda"``, where it can; the CPU decodes the rest.
     """
 
-    def __init__(self, path: Path, name: str, thread_type: Literal["AUTO", "SLICE"]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        thread_type: Literal["AUTO", "SLICE"],
+        *,
+        threads: int | None = None,
+        hwaccel: str | None = None,
+    ) -> None:
         self._file: IO[bytes] | None = None
+        accelerated = None if hwaccel is None else HWAccel(hwaccel, allow_software_fallback=True)
         with opening(name):
             try:
                 str(path).encode()
                 # with the prefix, no name can be taken for one of libav's protocols
-                self.container = av.open(f"file:{path.absolute()}", "r", metadata_errors="replace")
+                target: str | IO[bytes] = f"file:{path.absolute()}"
             except UnicodeEncodeError:
-                self._file = path.open("rb")
-                self.container = av.open(self._file, "r", metadata_errors="replace")
+                target = self._file = path.open("rb")
+            self.container = av.open(target, "r", metadata_errors="replace", hwaccel=accelerated)
         try:
             self.stream = video_stream(self.container, name)
             check_size(self.stream.width, self.stream.height, name, error=UnsupportedSourceError)
             self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow midway
             self.stream.thread_type = thread_type
+            if threads is not None:
+                self.stream.codec_context.thread_count = threads
             self.packets: Iterator[Packet[VideoStream]] = self.container.demux(self.stream)
         except BaseException:
             self.close()

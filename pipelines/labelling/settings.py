@@ -1,0 +1,152 @@
+"""What a labelling job is to do, in plain values that can be written down, compared, and sent to other machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.labelling import work
+from stream_ann.card import Card
+from stream_ann.engines import engine_choice
+from stream_ann.errors import UsageError
+from stream_ann.ingest.spans import Selection
+from stream_ann.labels import Labelling, LabelOptions, labelling_from
+from stream_ann.weights import Weights
+
+__all__ = ["Settings", "settings_from"]
+
+CPU_BATCH = 16
+GPU_BATCH = 64
+"""Frames that run together unless it is said how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the labels. Two jobs that agree in these and in their videos and weights give the same."""
+
+    weights: str
+    """Name or path of the weights."""
+    sha256: str
+    """SHA-256 of the weights file."""
+    device: str
+    """Name of the device."""
+    engine: str
+    """Name of the engine."""
+    precision: str
+    """Type of weights and features."""
+    batch: int
+    """Frames that run together."""
+    thresholds: tuple[float, ...]
+    """Of each exit, the confidence that ends a frame; infinite where none does."""
+    last: int
+    """The deepest exit that is used."""
+    readout: str
+    """Which answer the exits reached give together."""
+    top_k: int
+    """How many classes are listed."""
+    selection: Selection
+    """Which frames are wanted."""
+    labels: LabelOptions
+    """What answers are called."""
+
+    def labelling(self, card: Card) -> Labelling:
+        """What answers are called."""
+        return labelling_from(card.classes, self.labels)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a frame's label depends on the frames before it."""
+        return self.labels.smooth_s > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """For the manifest: what must be the same when a job goes on."""
+        return {
+            "weights": self.sha256,
+            "device": self.device.partition(":")[0],
+            "engine": self.engine,
+            "precision": self.precision,
+            "batch": self.batch,
+            "thresholds": [t if math.isfinite(t) else None for t in self.thresholds],
+            "last exit": self.last,
+            "readout": self.readout,
+            "top-k": self.top_k,
+            "stride": self.selection.stride,
+            "every-s": self.selection.every_s,
+            "keyframes-only": self.selection.keyframes_only,
+            **{key: _plain(value) for key, value in dataclasses.asdict(self.labels).items()},
+            "frames of a unit": [work.WANTED_FRAMES, work.DECODED_FRAMES],
+        }
+
+
+def settings_from(
+    loaded: Weights,
+    *,
+    weights: str,
+    device: str,
+    engine: str,
+    precision: str,
+    batch: int | None,
+    confidence: float | None,
+    max_exit: int | None,
+    readout: str,
+    top_k: int,
+    selection: Selection,
+    labels: LabelOptions,
+) -> Settings:
+    """Settle what was left open.
+
+    Args:
+        loaded: The weights.
+        weights: What they were asked for by.
+        device: ``"auto"`` or a name.
+        engine: ``"auto"`` or a name.
+        precision: ``"auto"`` or a name.
+        batch: Frames that run together, or None.
+        confidence: What ends a frame at any exit; None for the thresholds of the card.
+        max_exit: The deepest exit to use, or None for the last.
+        readout: Which answer the exits reached give together.
+        top_k: How many classes are listed.
+        selection: Which frames are wanted.
+        labels: What answers are called.
+
+    Raises:
+        UsageError: If an option makes no sense.
+        DeviceError: If the device or engine cannot be had.
+    """
+    choice = engine_choice(device, engine)
+    exits = len(loaded.plan)
+    last = exits - 1 if max_exit is None else max_exit
+    if not 0 <= last < exits:
+        raise UsageError(f"there is no exit {last}", f"the last one is {exits - 1}: see stream-ann weights show")
+    return Settings(
+        weights=weights,
+        sha256=loaded.card.file.sha256,
+        device=str(choice.device),
+        engine=choice.name,
+        precision=precision,
+        batch=batch if batch is not None else CPU_BATCH if choice.device.type == "cpu" else GPU_BATCH,
+        thresholds=_thresholds(loaded.card, confidence),
+        last=last,
+        readout=readout,
+        top_k=top_k,
+        selection=selection,
+        labels=labels,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _thresholds(card: Card, confidence: float | None) -> tuple[float, ...]:
+    """The confidence of each exit that ends a frame."""
+    if confidence is None:
+        return tuple(math.inf if step.threshold is None else step.threshold for step in card.steps)
+    if not 0 <= confidence <= 1:
+        raise UsageError(f"confidence must be from 0 to 1, got {confidence}")
+    return (confidence,) * len(card.steps)

@@ -1,0 +1,349 @@
+"""Offline labelling as a user meets it: one process, real videos, real files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+import pipelines
+from pipelines.labelling import work
+from stream_ann.errors import ManifestError, OutputError, SourceError, UsageError
+from tests.labelling import CLASSES, Jobs, lines, noise, some_videos, tiny_weights
+from tests.test_cli import run
+from tests.videos import cut_short, damage, encode, numbered, sound
+
+EXITS = 5
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos") / "holidays"
+    some_videos(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory) -> Iterator[Jobs]:
+    started = Jobs(tmp_path_factory.mktemp("jobs"))
+    yield started
+    started.close()
+
+
+def key_numbers(path: Path) -> list[int]:
+    """Numbers of the key frames, as the container says."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    times = sorted(p.pts for p in packets if p.pts is not None)
+    return sorted(times.index(p.pts) for p in packets if p.is_keyframe and p.pts is not None)
+
+
+class TestFrames:
+    def test_every_frame_has_a_label_once_and_in_order(self, tiny, folder, tmp_path):
+        found = list(pipelines.label(folder, weights=tiny, workers=2))
+        assert [(Path(f.source).name, f.index) for f in found] == [
+            (f"clip{i}.mp4", n) for i, count in enumerate((30, 7, 45)) for n in range(count)
+        ]
+        assert [f.pts_s for f in found[:30]] == pytest.approx([i / 25 for i in range(30)])
+        for frame in found:
+            assert frame.label == CLASSES[frame.class_id] == frame.top[0][0]
+            assert [e.exit for e in frame.exits] == list(range(EXITS))
+            assert frame.exit == EXITS - 1
+        assert len({f.label for f in found}) > 1  # or the test would see no mix-up
+
+    def test_labels_are_those_of_the_network_itself(self, tiny, folder):
+        """Each frame's label is its own, whatever ran beside it in the batch."""
+        together = list(pipelines.label(folder, weights=tiny, confidence=0.6, batch_size=8))
+        alone = list(pipelines.label(folder, weights=tiny, confidence=0.6, batch_size=1, workers=1))
+        assert len({f.exit for f in together}) > 2
+        assert [(f.source, f.index, f.exit, f.label) for f in together] == [
+            (f.source, f.index, f.exit, f.label) for f in alone
+        ]
+        assert [f.confidence for f in together] == pytest.approx([f.confidence for f in alone], abs=1e-4)
+
+    def test_units_of_any_size_give_the_same_frames(self, tiny, folder, monkeypatch):
+        whole = list(pipelines.label(folder, weights=tiny))
+        monkeypatch.setattr(work, "WANTED_FRAMES", 8)
+        parts = list(pipelines.label(folder, weights=tiny, workers=3))
+        assert [(f.source, f.index, f.pts_s, f.label) for f in parts] == [
+            (f.source, f.index, f.pts_s, f.label) for f in whole
+        ]
+
+    def test_sure_frames_leave_early(self, tiny, folder):
+        run_ = pipelines.label(folder, weights=tiny, confidence=0.5)
+        found = list(run_)
+        for frame in found:
+            *before, last = frame.exits
+            assert all(answer.confidence < 0.5 for answer in before)
+            assert last.confidence >= 0.5 or last.exit == EXITS - 1
+        status = run_.status()
+        assert list(status.left_at) == [sum(f.exit == e for f in found) for e in range(EXITS)]
+        assert status.left_at[0] > 0
+
+    def test_max_exit(self, tiny, folder):
+        assert {f.exit for f in pipelines.label(folder, weights=tiny, max_exit=2)} == {2}
+        with pytest.raises(UsageError, match="no exit 5"):
+            pipelines.label(folder, weights=tiny, max_exit=5)
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"stride": 4}, list(range(0, 45, 4))),
+            ({"every_s": 0.5}, [0, 13, 25, 38]),
+            ({"keyframes_only": True}, None),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("size", [512, 3])
+    def test_only_some_frames(self, tiny, folder, monkeypatch, options, expected, size):
+        monkeypatch.setattr(work, "WANTED_FRAMES", size)
+        found = list(pipelines.label(folder / "clip2.mp4", weights=tiny, **options))
+        expected = expected or key_numbers(folder / "clip2.mp4")
+        assert len(expected) > 3
+        assert [f.index for f in found] == expected
+        assert [f.pts_s for f in found] == pytest.approx([i / 25 for i in expected])
+
+    def test_leaving_the_loop_early_stops_everything(self, tiny, folder):
+        with pipelines.label(folder, weights=tiny) as frames:
+            assert next(frames).index == 0
+        with pytest.raises(StopIteration):
+            next(frames)
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet", "vtt"])
+    def test_a_killed_job_ends_in_the_same_bytes(self, tiny, folder, tmp_path, jobs, format):
+        options = ["--weights", tiny, "--confidence", "0.6", "--quiet", "--format", format]
+        one = format in ("jsonl", "csv")
+        whole, out = (tmp_path / name / "" if not one else tmp_path / name for name in ("whole", "killed"))
+        if one:
+            whole, out = whole.with_suffix(f".{format}"), out.with_suffix(f".{format}")
+        else:
+            whole.mkdir()
+            out.mkdir()
+        job = jobs.start("label", folder, "--out", whole, *options)
+        assert job.wait() == 0, job.err()
+        rng = random.Random(format)
+        for kill, commits in enumerate((0, 2, 3, 5)):
+            job = jobs.start("label", folder, "--out", out, *options, *(["--resume"] if kill else []))
+            manifest = out.with_name(out.name + ".manifest") if one else out / "labels.manifest"
+            deadline_s = time.monotonic() + 60
+            while not job.over() and time.monotonic() < deadline_s:
+                if manifest.exists() and manifest.read_bytes().count(b"\n") > commits:
+                    time.sleep(rng.random() * 0.03)
+                    break
+                time.sleep(0.001)
+            job.kill()
+            assert job.wait() in (-signal.SIGKILL, 0), job.err()
+            if one and out.exists():
+                text = out.read_bytes()
+                assert not text or text.endswith(b"\n")
+        job = jobs.start("label", folder, "--out", out, *options, "--resume")
+        assert job.wait() == 0, job.err()
+        assert contents(out) == contents(whole)
+        assert len(contents(whole)) == (1 if one else 3)
+        assert not list(tmp_path.rglob("*.unfinished"))
+
+    def test_an_interrupted_job_ends_soon_and_goes_on(self, tiny, folder, tmp_path, jobs):
+        out, options = tmp_path / "o.jsonl", ("--weights", tiny, "--workers", "1")
+        job = jobs.start("label", folder, "--out", out, *options)
+        deadline_s = time.monotonic() + 60
+        while not (out.exists() and out.stat().st_size) and not job.over() and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        begun_s = time.monotonic()
+        job.kill(signal.SIGINT)
+        assert job.wait() in (0, 130), job.err()
+        assert time.monotonic() - begun_s < 10
+        assert "Traceback" not in job.err()
+        job = jobs.start("label", folder, "--out", out, *options, "--resume")
+        assert job.wait() == 0, job.err()
+        assert [line["frame"] for line in lines(out)] == [*range(30), *range(7), *range(45)]
+
+    def test_an_output_that_is_there_is_not_touched_unasked(self, tiny, folder, tmp_path):
+        out = tmp_path / "o.csv"
+        out.write_text("mine\n")
+        for extra, error in (({}, r"exists already"), ({"resume": True}, r"there is no manifest")):
+            with pytest.raises(OutputError, match=error):
+                pipelines.label(folder, out=out, weights=tiny, **extra)
+        assert out.read_text() == "mine\n"
+        list(pipelines.label(folder, out=out, weights=tiny, overwrite=True))
+        done = out.read_bytes()
+        with pytest.raises(OutputError, match=r"begun by an earlier run.*--resume"):
+            pipelines.label(folder, out=out, weights=tiny)
+        assert list(pipelines.label(folder, out=out, weights=tiny, resume=True)) == []
+        assert out.read_bytes() == done
+
+    def test_a_manifest_of_another_job_is_refused_with_the_reason(self, tiny, folder, tmp_path):
+        out = tmp_path / "o.jsonl"
+        list(pipelines.label(folder, out=out, weights=tiny))
+        other = tiny_weights(tmp_path / "other", seed=5)
+        with pytest.raises(ManifestError, match="belongs to other weights: SHA-256"):
+            pipelines.label(folder, out=out, weights=other, resume=True)
+        with pytest.raises(ManifestError, match="another 'stride': 1, not 2"):
+            pipelines.label(folder, out=out, weights=tiny, resume=True, stride=2)
+        manifest = tmp_path / "o.jsonl.manifest"
+        text = manifest.read_text()
+        manifest.write_text(text.replace('"unit":0', '"unit":1'))
+        with pytest.raises(ManifestError, match="was edited or damaged \\(line 2\\)"):
+            pipelines.label(folder, out=out, weights=tiny, resume=True)
+        manifest.write_text(text)
+        out.write_text(out.read_text().replace("rose", "lily"))
+        manifest.write_text("".join(text.splitlines(keepends=True)[:2]))
+        with pytest.raises(ManifestError, match="is not what its manifest says"):
+            pipelines.label(folder, out=out, weights=tiny, resume=True)
+        out.unlink()
+        with pytest.raises(ManifestError, match="is gone"):
+            pipelines.label(folder, out=out, weights=tiny, resume=True)
+
+    def test_new_videos_are_added_to_a_finished_job(self, tiny, tmp_path):
+        videos, out = tmp_path / "videos", tmp_path / "o.jsonl"
+        some_videos(videos, (6, 5))
+        list(pipelines.label(videos, out=out, weights=tiny))
+        encode(videos / "another.mp4", noise(4, seed=9))
+        found = list(pipelines.label(videos, out=out, weights=tiny, resume=True))
+        assert [(Path(f.source).name, f.index) for f in found] == [("another.mp4", i) for i in range(4)]
+        assert len(lines(out)) == 15
+
+    def test_two_jobs_cannot_write_one_output(self, tiny, folder, tmp_path):
+        out = tmp_path / "o.jsonl"
+        with (
+            pipelines.label(folder, out=out, weights=tiny),
+            pytest.raises(ManifestError, match="another process"),
+        ):
+            pipelines.label(folder, out=out, weights=tiny, resume=True)
+
+    def test_a_full_disk_stops_it_clean_and_it_goes_on_when_there_is_room(self, tiny, folder, tmp_path, jobs):
+        whole, out = tmp_path / "whole.jsonl", tmp_path / "o.jsonl"
+        assert jobs.start("label", folder, "--out", whole, "--weights", tiny).wait() == 0
+        limited = (
+            "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+        )
+        job = jobs.start("label", folder, "--out", out, "--weights", tiny, first=limited)
+        assert job.wait() == 1, job.err()
+        assert "error: cannot write" in job.err()
+        assert "file too large; raise the limit" in job.err()
+        assert 0 < len(lines(out)) < 82
+        assert jobs.start("label", folder, "--out", out, "--weights", tiny, "--resume").wait() == 0
+        assert out.read_bytes() == whole.read_bytes()
+
+
+class TestTrouble:
+    def test_broken_videos_are_reported_and_the_job_goes_on(self, tiny, tmp_path):
+        videos = tmp_path / "videos"
+        good = encode(videos_made(videos) / "a-good.mp4", noise(8), options={"g": "4"})
+        (videos / "b-empty.mp4").write_bytes(b"")
+        sound(videos / "c-sound.mp4")
+        (videos / "d-text.mp4").write_text("not a video\n" * 50)
+        cut_short(
+            encode(tmp_path / "long.nut", noise(40, seed=3), codec="mjpeg", pix_fmt="yuvj420p"),
+            videos / "e-short.nut",
+            0.6,
+        )
+        damage(encode(tmp_path / "b.mp4", noise(30, seed=4), options={"g": "10"}), videos / "f-damaged.mp4", [12])
+        encode(videos / "g-good.mp4", noise(5, seed=2))
+        code, out, err = run("label", videos, "--out", tmp_path / "o.jsonl", "--weights", tiny, "--summary-json", "-")
+        assert code == 1, err
+        summary = json.loads(out)
+        videos_ = {Path(v["source"]).name: v for v in summary["videos"]}
+        failed = {name: v for name, v in videos_.items() if v["error"] is not None}
+        assert set(failed) >= {"b-empty.mp4", "c-sound.mp4", "d-text.mp4"}
+        assert "is empty (0 bytes)" in failed["b-empty.mp4"]["error"]
+        assert "holds sound only" in failed["c-sound.mp4"]["error"]
+        assert "b-empty.mp4' is empty" in err
+        labelled = [Path(line["source"]).name for line in lines(tmp_path / "o.jsonl")]
+        assert labelled.count("a-good.mp4") == 8
+        assert labelled.count("g-good.mp4") == 5
+        assert 10 < labelled.count("e-short.nut") < 40
+        assert labelled.count("f-damaged.mp4") + videos_["f-damaged.mp4"]["damaged"] == 30
+        assert videos_["f-damaged.mp4"]["damaged"] > 0
+        assert summary["complete"]
+        assert summary["done"] == 7
+        assert good.exists()
+
+    def test_strict_stops_at_the_first(self, tiny, tmp_path):
+        videos = videos_made(tmp_path / "videos")
+        (videos / "a.mp4").write_bytes(b"")
+        encode(videos / "b.mp4", noise(3))
+        with pytest.raises(SourceError, match="is empty"):
+            list(pipelines.label(videos, weights=tiny, strict=True))
+
+    def test_the_size_may_change_midway(self, tiny, tmp_path):
+        small = encode(tmp_path / "small.h264", numbered(4, (96, 64)))
+        large = encode(tmp_path / "large.h264", numbered(4, (160, 120), first=4))
+        both = tmp_path / "both.h264"
+        both.write_bytes(small.read_bytes() + large.read_bytes())
+        assert [f.index for f in pipelines.label(both, weights=tiny)] == list(range(8))
+
+    @pytest.mark.parametrize(
+        ("options", "error"),
+        [
+            ({"stride": 0}, "stride must be at least 1"),
+            ({"every_s": -1.0}, "every-s must be a positive"),
+            ({"every_s": 1.0, "stride": 2}, "one way"),
+            ({"top_k": 0}, "top-k must be at least 1"),
+            ({"confidence": 2.0}, "confidence must be from 0 to 1"),
+            ({"budget_ms_per_frame": 0.0}, "budget-ms-per-frame must be a positive number"),
+            ({"finish_by": "soon"}, "'soon' is no duration"),
+            ({"format": "xml", "out": "x.jsonl"}, "no format is called 'xml'"),
+            ({"out": "-", "format": "parquet"}, "Parquet cannot go to standard output"),
+            ({"segments": True}, "nothing is written"),
+            ({"resume": True, "overwrite": True, "out": "x.jsonl"}, "goes on or begins anew"),
+            ({"readout": "first"}, "no readout is called 'first'"),
+        ],
+        ids=str,
+    )
+    def test_wrong_options_are_told(self, tiny, folder, tmp_path, monkeypatch, options, error):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UsageError, match=error):
+            pipelines.label(folder, weights=tiny, **options)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestTables:
+    def test_csv_is_read_back_and_no_cell_is_a_formula(self, tiny, folder, tmp_path):
+        out = tmp_path / "o.csv"
+        found = list(pipelines.label(folder, out=out, weights=tiny, top_k=2))
+        with out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(found) == 82
+        for row, frame in zip(rows, found, strict=True):
+            assert (int(row["frame"]), int(row["class_id"]), int(row["exit"])) == (
+                frame.index,
+                frame.class_id,
+                frame.exit,
+            )
+            assert float(row["confidence"]) == pytest.approx(frame.confidence, abs=1e-6)
+            assert row["label"].removeprefix("'") == frame.label
+            assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
+        assert any(row["label"].startswith("'=") for row in rows)
+        assert set(rows[0]) >= {"class_1", "probability_1", "class_2", "probability_2"}
+
+    def test_standard_output(self, tiny, folder):
+        code, out, err = run("label", folder / "clip1.mp4", "--out", "-", "--weights", tiny, "--quiet")
+        assert code == 0, err
+        assert [json.loads(line)["frame"] for line in out.splitlines()] == list(range(7))
+        assert err == ""
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """What is in a file, or in all files of a folder."""
+    files = sorted(f for f in path.rglob("*") if f.suffix != ".manifest") if path.is_dir() else [path]
+    return {str(f.relative_to(path)): f.read_bytes() for f in files}
+
+
+def videos_made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
