@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import ClassesOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
+from commands.shared import ClassesOption, HedgeOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
 
 __all__ = ["View", "live"]
 
@@ -132,6 +132,7 @@ def live(
     ] = True,
     classes: ClassesOption = None,
     smooth_s: SmoothOption = 0.0,
+    hedge: HedgeOption = None,
     hierarchy: HierarchyOption = None,
     transport: Annotated[
         TransportChoice,
@@ -186,7 +187,7 @@ def live(
         deadline_ms=deadline_ms,
         confidence=confidence,
         readout=readout.value,
-        labels=LabelOptions(classes=classes or (), smooth_s=smooth_s, hierarchy=hierarchy),
+        labels=LabelOptions(classes=classes or (), smooth_s=smooth_s, hedge=hedge, hierarchy=hierarchy),
         top_k=top_k,
         max_frames=max_frames,
         realtime=realtime,

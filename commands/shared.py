@@ -13,6 +13,7 @@ import typer
 
 __all__ = [
     "ClassesOption",
+    "HedgeOption",
     "HierarchyOption",
     "ReadoutChoice",
     "SmoothOption",
@@ -39,6 +40,14 @@ SmoothOption = Annotated[
     typer.Option(
         min=0.0,
         help="Smooth each source's answers over about this many seconds, within a scene.",
+        rich_help_panel=LABELS,
+    ),
+]
+HedgeOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Show the most specific concept (animal, dog, spaniel, English springer) that is right at least this "
+        "often, e.g. 0.7.",
         rich_help_panel=LABELS,
     ),
 ]

@@ -74,7 +74,7 @@ class LiveRun(Iterator[FrameResult]):
         accuracies = self.card.accuracies
         chosen = readout_named(readout, exits=len(self.plan), accuracies=accuracies, weights=self.card.readout_weights)
         way = path_named(path, self.plan, accuracies)
-        self.labelling = labelling_from(self.card.classes, labels)
+        self.labelling = labelling_from(self.card.classes, labels, hedging=self.card.extra.get("hedging"))
         """What answers are called."""
         self._on_warning = on_warning
         clock = MonotonicClock()

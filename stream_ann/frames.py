@@ -81,6 +81,8 @@ class ExitAnswer:
     """Its probability, 0 to 1."""
     done_ms: float
     """When the answer was there, in milliseconds after the frame's arrival."""
+    label: str | None = None
+    """What the frame was shown as from then on, where labels are hedged; else None."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,11 +92,11 @@ class FrameResult:
     frame: Frame
     """The frame."""
     label: str
-    """Name of the class that the readout settled on."""
+    """Name of the class that the readout settled on, or of a wider concept where labels are hedged."""
     class_id: int
-    """Its number."""
+    """Number of the most probable class."""
     confidence: float
-    """Its probability, 0 to 1."""
+    """Probability of what the label says, 0 to 1."""
     top: tuple[tuple[str, float], ...]
     """The most probable classes by name, most probable first."""
     exit: int
@@ -139,6 +141,7 @@ class FrameResult:
                     "class_id": e.class_id,
                     "confidence": round(e.confidence, 6),
                     "done_ms": round(e.done_ms, 3),
+                    **({} if e.label is None else {"label": e.label}),
                 }
                 for e in self.exits
             ],

@@ -24,6 +24,8 @@ class Settled:
     """What to call it: the name of its most probable class, or a wider concept that it falls under."""
     confidence: float
     """Probability of what the label says, 0 to 1."""
+    hedged: bool = False
+    """Whether the label was chosen among wider concepts too."""
 
 
 class Labelling(Protocol):

@@ -357,8 +357,9 @@ class Scheduler:
         if self._background is not None:
             job.answer, job.key_frame = self._background.joined(job.frame, job.answer)
         done_ms = (prediction.done_s - job.frame.arrival_s) * 1e3
-        job.exits += (ExitAnswer(prediction.exit, prediction.class_id, prediction.confidence, done_ms),)
         settled = self._labelling.settle(job.frame, job.answer, final=False)
+        shown = settled.label if settled.hedged else None
+        job.exits += (ExitAnswer(prediction.exit, prediction.class_id, prediction.confidence, done_ms, shown),)
         self.partial = source.partial = Partial(job.frame, settled.label, settled.confidence, job.exits)
 
     # nothing to do
