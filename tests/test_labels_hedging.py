@@ -47,7 +47,7 @@ def tree(tmp_path) -> Path:
     return path
 
 
-def shown(labelling, *answer: float, exit_: int = 0) -> tuple[str, float]:
+def shown(labelling, *answer: float, exit_: int = 0):
     frame = Frame(np.zeros((4, 4, 3), np.uint8), "s", 0, None, 0.0)
     grouped = labelling.group(np.array(answer, np.float32))
     settled = labelling.settle(frame, Prediction(exit_, grouped, 0.0), final=True)
