@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ann.clock import FakeClock
 from stream_ann.engines.cuda_bank import Bank
 from stream_ann.engines.cuda_engine import CudaEngine
 from stream_ann.errors import DeviceError
+from stream_ann.frames import Frame
+from stream_ann.ingest import ScriptedInbox, ScriptedSlot
+from stream_ann.lanes import Answer
 from stream_ann.preprocess import Preprocessing
+from stream_ann.scheduler import Background, Scheduler, path_named
 from tests.engine_checks import CODE_ATOL, PLAIN, CodeNet, CodeStep, Driver, answers_of, coded, worst_confusion
 from tests.fake_cuda import Deadlock, FakeDevice, FakeStream, Race
 from tests.test_engines import ARCHS, PREPROCESSING, images, random_net, reference
@@ -215,6 +221,74 @@ class TestQueue:
         engine = opened(layer=layer, lanes=3)
         assert [stream.urgent for stream in layer.streams] == [True, True, True, False]
         assert (engine.lanes, engine.concurrent, engine.name) == (3, True, "cuda")
+
+
+class Ticking:
+    """An engine under whose steps a fake clock goes on."""
+
+    def __init__(self, engine: CudaEngine, clock: FakeClock, step_s: float) -> None:
+        self._engine, self._clock = engine, clock
+        self.step_s = [step_s] * len(engine.plan)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, step: int, *, lane: int = 0) -> np.ndarray:
+        self._clock.advance(self.step_s[step])
+        return self._engine.run(step, lane=lane)
+
+    def collect(self, lane: int = 0, *, timeout_s: float | None = None) -> Answer | None:
+        self._clock.advance(self.step_s[0] if timeout_s is None else 0.0)
+        return self._engine.collect(lane, timeout_s=timeout_s)
+
+
+class TestUnderTheScheduler:
+    @pytest.mark.parametrize(
+        ("sources", "path", "queue_depth"),
+        [(1, "in-order", 1), (1, "in-order", 3), (1, "planned", 2), (3, "planned", 1)],
+    )
+    def test_every_exit_of_every_result_is_its_frames_own(self, sources, path, queue_depth):
+        clock, net = FakeClock(), CodeNet()
+        slots = [
+            ScriptedSlot(
+                [Frame(coded(7 * s + i), f"{s}", i, t, t) for i, t in enumerate(np.arange(20) * 0.035 + s / 100)], clock
+            )
+            for s in range(sources)
+        ]
+        engine = opened(layer=FakeDevice(4, haste=0.2), lanes=sources)
+        scheduler = Scheduler(
+            Ticking(engine, clock, 0.01),
+            slots,
+            clock,
+            classes=[str(i) for i in range(engine.plan.classes)],
+            path=path_named(path, engine.plan, [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+            waiter=ScriptedInbox(slots, clock),
+            queue_depth=queue_depth,
+        )
+        results = list(scheduler.results())
+        assert len(results) > 10
+        assert sum(len(result.exits) for result in results) > len(results), "no frame was refined"
+        for result in results:
+            expected = answers_of(net, result.frame.image, PLAIN)
+            for exit_ in result.exits:
+                assert exit_.confidence == pytest.approx(expected[exit_.exit].max(), abs=ATOL)
+        engine.close()
+
+    def test_key_frames_in_the_low_lane(self):
+        clock, net = FakeClock(), CodeNet()
+        slot = ScriptedSlot([Frame(coded(i), "s", i, t, t) for i, t in enumerate(np.arange(60) * 0.015)], clock)
+        engine = opened(layer=FakeDevice(4, haste=0.05), lanes=2)
+        background = Background((0.2, 0.3, 0.4, 0.5, 0.6, 0.7), scene=10.0)
+        scheduler = Scheduler(
+            Ticking(engine, clock, 0.01), slot, clock, classes=list("abcde"), waiter=slot, background=background
+        )
+        results = list(scheduler.results())
+        assert background.refined > 0
+        for result in results:
+            expected = answers_of(net, result.frame.image, PLAIN)
+            for exit_ in result.exits:
+                assert exit_.confidence == pytest.approx(expected[exit_.exit].max(), abs=ATOL)
+        engine.close()
 
 
 class TestRefusals:
@@ -423,8 +497,8 @@ class TestTheFakeNotices:
     def test_a_state_that_nobody_keeps(self, monkeypatch):
         capture = Bank.open
 
-        def forgetful(bank: Bank) -> None:
-            capture(bank)
+        def forgetful(bank: Bank, *, warm_up: bool) -> None:
+            capture(bank, warm_up=warm_up)
             bank._states[:] = [()] * len(bank._states)
 
         monkeypatch.setattr(Bank, "open", forgetful)

@@ -72,12 +72,12 @@ class Bank:
         self._last_step: int | None = None
         self._started = False
 
-    def open(self) -> None:
-        """Warm up and capture; must come before anything else."""
+    def open(self, *, warm_up: bool) -> None:
+        """Warm up and capture; must come before anything else. One bank of each stream must warm up, the first one."""
         works = [self._work(step) for step in range(len(self._exits))]
         for images in self._inputs.values():
             self.stream.run(_zeroing(images))
-        for _ in range(WARM_UPS):
+        for _ in range(WARM_UPS if warm_up else 0):
             for work in works:
                 self.stream.run(work)
         done = self._exits[-1].done

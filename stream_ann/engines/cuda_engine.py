@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream_ann.engines.cuda_bank import Bank, Program
-from stream_ann.engines.cuda_device import CudaDevice, Device, Event
+from stream_ann.engines.cuda_device import CudaDevice, Device, Event, Stream
 from stream_ann.engines.cuda_intake import Launcher, Uploads
 from stream_ann.engines.cuda_precision import placed, placed_as_precise_as_float32
 from stream_ann.engines.opening import checked_temperatures, device_error, time_steps
@@ -293,20 +293,21 @@ class CudaEngine:
         dtype: torch.dtype | None,
         lanes: int,
     ) -> None:
-        uploads = Uploads(layer)
+        first, second = layer.stream("first", urgent=True), layer.stream("second", urgent=True)
         if dtype is None:
-            own, dtype = placed_as_precise_as_float32(net, preprocessing, temperatures, layer, uploads.stream)
+            own, dtype = placed_as_precise_as_float32(net, preprocessing, temperatures, layer, first)
         else:
             own = placed(net, dtype, layer)
         self._dtype = dtype
         program = Program(self._plan, own.steps, dtype, temperatures, preprocessing)
-        streams = [layer.stream("first", urgent=True), layer.stream("second", urgent=True)]
+        uploads = Uploads(layer)
+        streams: list[Stream] = [first, second]
         if lanes > 1:
             low = layer.stream("low", urgent=False)
             streams += [low] * (lanes - 1)
         banks = [Bank(layer, stream, uploads, program, self._launcher) for stream in streams]
-        for bank in banks:
-            bank.open()
+        for number, bank in enumerate(banks):
+            bank.open(warm_up=bank.stream not in streams[:number])
         if not self._launcher.graphs:
             for bank in banks:
                 bank.relaunch()
