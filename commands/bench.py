@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -67,6 +68,13 @@ def bench(
         Path | None, typer.Option(help="On paper: take the step times of an earlier report.json, of any machine.")
     ] = None,
     speed: Annotated[float, typer.Option(help="On paper: a machine so many times as fast.")] = 1.0,
+    interval_ms: Annotated[
+        float | None, typer.Option(help="Also find the most streams with 99 % in time at this interval (MLPerf).")
+    ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Also say whether this machine reaches it (0 to 1), and what it takes.")
+    ] = None,
+    target_fps: Annotated[float | None, typer.Option(help="At which rate; by default the first of --fps.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Measure what accuracy each frame rate leaves on this machine, against fixed networks on the same stream.
@@ -75,13 +83,21 @@ def bench(
     """
     from rich.console import Console
 
-    from pipelines.bench import BenchOptions, check_folder, report_progress, write_report
+    from pipelines.bench import BenchOptions
     from pipelines.bench import bench as run
     from pipelines.benchmarking.streams import FilmOptions
     from pipelines.benchmarking.tables import tables
+    from pipelines.benchmarking.writing import check_folder, report_progress, write_report
     from stream_ann.errors import UsageError
 
     words = source or []
+    if words[:1] == ["compare"]:
+        from pipelines.benchmarking.compare import compare
+
+        if len(words) != 3:
+            raise UsageError(f"compare takes two reports, got {len(words) - 1}", "write: compare A.json B.json")
+        Console(width=None if sys.stdout.isatty() else 200).print(compare(Path(words[1]), Path(words[2])))
+        return
     if len(words) > 1:
         raise UsageError(f"more than one source: {' '.join(words)}", "give one, or: compare A.json B.json")
     rates = _numbers(fps)
@@ -105,11 +121,15 @@ def bench(
         times=times,
         speed=speed,
         accuracies=accuracies.value,
+        interval_ms=interval_ms,
+        target_accuracy=target_accuracy,
+        target_fps=target_fps,
         seed=seed,
     )
     with report_progress(Console(stderr=True)) as told:
         report = run(words[0] if words else None, options, on_progress=told)
-    Console().print(tables(report))
+    # a pipe has no width: what reads it gets each row on one line
+    Console(width=None if sys.stdout.isatty() else 200).print(tables(report))
     if out is not None:
         for path in write_report(report, out):
             Console(stderr=True).print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -208,7 +208,7 @@ def simulate(
 
 def measure_times(
     engine: Engine, images: Sequence[NDArray[np.uint8]], *, classes: Sequence[str], frames: int
-) -> TimeTable:
+) -> tuple[TimeTable, NDArray[np.float64]]:
     """How long everything takes, measured by the scheduler itself on frames that wait for their turn.
 
     Args:
@@ -216,6 +216,9 @@ def measure_times(
         images: Pictures to measure on.
         classes: Name of each class.
         frames: On how many frames.
+
+    Returns:
+        The times, and for each frame the time from its beginning until each exit, float64 [frames, exits] in seconds.
     """
     clock = MonotonicClock()
     watched = WatchedEngine(engine, clock)
@@ -231,7 +234,9 @@ def measure_times(
         (starts if step < 0 else steps[step]).append(end_s - begin_s)
         if step >= 0 and i + 1 < len(spans):
             between.append(spans[i + 1][1] - end_s)
-    return TimeTable.measured(starts, steps, between)
+    ends = np.array([end_s for _, _, end_s in spans]).reshape(-1, per_frame)
+    begun = np.array([begin_s for _, begin_s, _ in spans]).reshape(-1, per_frame)[:, :1]
+    return TimeTable.measured(starts, steps, between), ends[:, 1:] - begun
 
 
 class _Queue:

@@ -69,7 +69,7 @@ def video_film(
     spec: str | os.PathLike[str],
     sidecar: str | os.PathLike[str] | None,
     classes: Sequence[str],
-    mapping: Mapping[str, int],
+    mapping: Mapping[str, frozenset[int]],
     *,
     seconds: float | None = None,
 ) -> LabelledFilm:
@@ -121,7 +121,7 @@ def video_film(
 
 
 def folder_film(
-    folder: str | os.PathLike[str], classes: Sequence[str], mapping: Mapping[str, int], options: FilmOptions
+    folder: str | os.PathLike[str], classes: Sequence[str], mapping: Mapping[str, frozenset[int]], options: FilmOptions
 ) -> LabelledFilm:
     """Photographs of a folder in ImageFolder layout, filmed by a moving camera, with hard cuts between them.
 
@@ -145,17 +145,15 @@ def folder_film(
             f"'{root}' holds video clips", "give a folder of photographs, or one labelled video"
         )
     listing = layout.val or layout.train
-    numbers: dict[int, int] = {}
+    truths: dict[int, frozenset[int]] = {}
     unmatched = []
     for label, name in enumerate(layout.classes):
-        found, missing = _matched([name], classes, mapping)
+        truths[label], missing = _matched([name], classes, mapping)
         unmatched += missing
-        if found:
-            (numbers[label],) = found
     by_class: dict[int, list[Path]] = {}
     for path, label in zip(listing.paths, listing.labels, strict=True):
-        if label in numbers:
-            by_class.setdefault(numbers[label], []).append(path)
+        if truths[label]:
+            by_class.setdefault(label, []).append(path)
     if not by_class:
         raise _nothing_matched(str(root), unmatched, classes)
     chosen = _chosen(by_class, options)
@@ -171,18 +169,19 @@ def folder_film(
     film = Film(
         name=f"{root.resolve().name}, {len(chosen)} photographs",
         picture=picture,
-        truths=tuple(frozenset({chosen[i // per_scene][1]}) for i in range(count)),
+        truths=tuple(truths[chosen[i // per_scene][1]] for i in range(count)),
         scenes=np.arange(count) // per_scene,
         shown_s=np.full(count, options.dwell_s / per_scene),
     )
     return LabelledFilm(film, True, tuple(unmatched))
 
 
-def class_map(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, int]:
+def class_map(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, frozenset[int]]:
     """Names of class folders and what they stand for: lines of two or three fields, separated by tabs.
 
     A line is a name, and the network's class by name or number; of three fields, the first is the class's number and
-    the second the name, as in lists of the WordNet ids of ImageNet. Empty lines and comments (``#``) are passed over.
+    the second the name, as in lists of the WordNet ids of ImageNet. A name that stands in several lines means any of
+    their classes. Empty lines and comments (``#``) are passed over.
 
     Raises:
         SourceNotFoundError: If there is no such file.
@@ -195,7 +194,7 @@ def class_map(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str,
         raise SourceNotFoundError(f"there is no file '{file}'", "check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"the class map '{file}' cannot be read", "give a text file of names and classes") from error
-    found = {}
+    found: dict[str, frozenset[int]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -206,7 +205,7 @@ def class_map(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str,
         matched, _ = _matched([wanted], classes, {})
         if not matched:
             raise UsageError(f"line {number} of '{file}': there is no class '{wanted}'", nearest(wanted, classes))
-        found[name] = next(iter(matched))
+        found[name] = found.get(name, frozenset()) | matched
     return found
 
 
@@ -227,14 +226,18 @@ def _chosen(by_class: dict[int, list[Path]], options: FilmOptions) -> list[tuple
 
 
 def _matched(
-    names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, int]
+    names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, frozenset[int]]
 ) -> tuple[frozenset[int], list[str]]:
     """The classes that names stand for, and the names that stand for none."""
     known = _numbers(tuple(classes))
-    found, missing = set(), []
+    found: set[int] = set()
+    missing = []
     for name in names:
         plain = name.strip()
-        number = mapping.get(plain, known.get(plain, known.get(_folded(plain))))
+        if plain in mapping:
+            found |= mapping[plain]
+            continue
+        number = known.get(plain, known.get(_folded(plain)))
         if number is None and plain.isascii() and plain.isdigit() and int(plain) < len(classes):
             number = int(plain)
         if number is None:

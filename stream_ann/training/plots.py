@@ -23,7 +23,22 @@ if TYPE_CHECKING:
     from stream_ann.training.calibrate import EarlyExit
     from stream_ann.training.evaluate import AnytimeCurve
 
-__all__ = ["FORMATS", "Series", "SeriesKind", "accuracy_plot", "check_plot", "evaluation_plot", "learning_plot", "save"]
+__all__ = [
+    "COLOURS",
+    "FORMATS",
+    "GREY",
+    "MARKERS",
+    "Series",
+    "SeriesKind",
+    "accuracy_plot",
+    "check_plot",
+    "evaluation_plot",
+    "finish",
+    "learning_plot",
+    "new_figure",
+    "plain_log_ticks",
+    "save",
+]
 
 FORMATS = ("pdf", "png", "svg")
 """What plots are written as, by the ending of their file."""
@@ -32,10 +47,10 @@ SeriesKind = Literal["anytime", "line", "points", "star"]
 """``"anytime"`` is a staircase: between two exits the answer is the earlier one's. ``"line"`` joins operating points,
 ``"points"`` leaves them alone, ``"star"`` marks what was chosen."""
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), "-")
-_GREY = "#5F6368"
+GREY = "#5F6368"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _MOST_NAMES = 12
 _MOST_INSIDE = 8
@@ -77,7 +92,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         UsageError: Plots are not written in the format that the file's ending says.
     """
     _format_of(Path(path))
-    _new_figure()
+    new_figure()
 
 
 def accuracy_plot(
@@ -100,7 +115,7 @@ def accuracy_plot(
     from_label = {"MACs": "cost of an image", "ms": "time of an image"}[unit]
     least = min(min(s.costs) for s in series)
     scale, prefix = next((f, p) for f, p in _UNITS if least >= f or f == 1.0) if unit == "MACs" else (1.0, "")
-    figure, axes = _new_figure()
+    figure, axes = new_figure()
     for i, one in enumerate(series):
         xs = [cost / scale for cost in one.costs]
         ys = [100 * a for a in one.accuracies]
@@ -109,15 +124,15 @@ def accuracy_plot(
         if one.names is not None and len(one.names) <= _MOST_NAMES:
             for x, y, name in zip(xs, ys, one.names, strict=True):
                 axes.annotate(
-                    name, (x, y), (6, -12), textcoords="offset points", fontsize=8, color=_GREY, parse_math=False
+                    name, (x, y), (6, -12), textcoords="offset points", fontsize=8, color=GREY, parse_math=False
                 )
     axes.set_xscale("log")
-    _plain_log_ticks(axes)
+    plain_log_ticks(axes)
     axes.margins(x=0.1, y=0.12)
     axes.set_xlabel(f"{from_label} ({prefix}{unit}, logarithmic)")
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
-    _finish(figure, axes, title, subtitle)
+    finish(figure, axes, title, subtitle)
     return figure
 
 
@@ -177,7 +192,7 @@ def learning_plot(
     """
     if not epochs or len(accuracies) != len(epochs) or any(len(row) != len(exit_names) for row in accuracies):
         raise ValueError(f"{len(accuracies)} rows of accuracies for {len(epochs)} epochs, {len(exit_names)} exits each")
-    figure, axes = _new_figure()
+    figure, axes = new_figure()
     import matplotlib as mpl
     from matplotlib.ticker import MaxNLocator
 
@@ -199,7 +214,7 @@ def learning_plot(
     axes.set_ylabel("top-1 accuracy (%)")
     axes.margins(y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, axes, title, "")
+    finish(figure, axes, title, "")
     return figure
 
 
@@ -228,7 +243,12 @@ def _format_of(path: Path) -> str:
     return ending
 
 
-def _new_figure() -> tuple[Figure, Axes]:
+def new_figure() -> tuple[Figure, Axes]:
+    """An empty plot in the style of all plots here.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         # The figure alone, not pyplot: no backend is chosen for the whole process, and no window can open.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -244,7 +264,7 @@ def _new_figure() -> tuple[Figure, Axes]:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#9AA0A6")
-    axes.tick_params(colors=_GREY, which="both", labelsize=9)
+    axes.tick_params(colors=GREY, which="both", labelsize=9)
     return figure, axes
 
 
@@ -252,8 +272,8 @@ def _draw(
     axes: Axes, series: Series, number: int, xs: list[float], ys: list[float], errors: list[float] | None
 ) -> None:
     # Colours come again after seven; marker and line are then others, so that no two series look alike.
-    again, kind = divmod(number, len(_COLOURS))
-    colour, marker = _COLOURS[kind], _MARKERS[(kind + again) % len(_MARKERS)]
+    again, kind = divmod(number, len(COLOURS))
+    colour, marker = COLOURS[kind], MARKERS[(kind + again) % len(MARKERS)]
     if series.kind == "star":
         axes.errorbar(
             xs,
@@ -281,7 +301,7 @@ def _draw(
     axes.plot([], [], color=colour, linestyle=line, marker=marker, markersize=size, linewidth=1.8, label=series.label)
 
 
-def _plain_log_ticks(axes: Axes) -> None:
+def plain_log_ticks(axes: Axes) -> None:
     """Ticks at 1, 2 and 5 of each decade, written out: 50, 100, 200."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -290,13 +310,14 @@ def _plain_log_ticks(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _finish(figure: Figure, axes: Axes, title: str, subtitle: str) -> None:
+def finish(figure: Figure, axes: Axes, title: str, subtitle: str) -> None:
+    """Give a plot its title, the style of its labels, and its legend."""
     axes.xaxis.label.set_color("#3C4043")
     axes.yaxis.label.set_color("#3C4043")
     if title:
         figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold", parse_math=False)
     if subtitle:
-        axes.set_title(subtitle, loc="left", fontsize=9.5, color=_GREY, parse_math=False)
+        axes.set_title(subtitle, loc="left", fontsize=9.5, color=GREY, parse_math=False)
     where: dict[str, Any] = {"loc": "lower right"}
     if len(axes.get_legend_handles_labels()[1]) > _MOST_INSIDE:
         where = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
