@@ -57,7 +57,7 @@ def bench(
     """Measure streaming accuracy and latency at several frame rates, against fixed networks on the same stream.
 
     Args:
-        source: A labelled recording; by default the demo clip, or the photographs of ``options.labels``.
+        source: A labelled recording or folder of photographs; by default those of ``options.labels``, or the demo clip.
         options: What is measured, and how.
         on_progress: Called with what is done, how much of it, and of how much.
 
@@ -287,16 +287,22 @@ class _Bench:
 def _film_of(source: str | os.PathLike[str] | None, options: BenchOptions, loaded: Weights) -> LabelledFilm:
     classes = loaded.card.classes
     mapping = {} if options.class_map is None else class_map(options.class_map, classes)
-    labels = options.labels
-    if source is None and labels is not None and labels != "agreement":
+    labelled = options.labels != "agreement"
+    labels = options.labels if labelled else None
+    folder: str | os.PathLike[str] | None = None
+    if source is not None and os.path.isdir(source):
+        folder = source
+    elif source is None and labels is not None and not labels.endswith(".json"):
+        folder = labels
+    if folder is not None:
         film = options.film
         if not options.simulate:  # no more photographs than a run shows
             duration_s = options.duration_s if options.duration_s is not None else DEFAULT_DURATION_S
             film = replace(film, scenes=min(film.scenes, max(1, round(duration_s / film.dwell_s))))
-        return folder_film(labels, classes, mapping, film)
-    sidecar = None if labels == "agreement" else labels
+        return folder_film(folder, classes, mapping, film, labelled=labelled)
     seconds = None if options.simulate else (options.duration_s or DEFAULT_DURATION_S)
-    return video_film(source if source is not None else "demo", sidecar, classes, mapping, seconds=seconds)
+    recording = "demo" if source is None else source
+    return video_film(recording, labels, classes, mapping, labelled=labelled, seconds=seconds)
 
 
 def _gaps(options: BenchOptions) -> NDArray[np.float64] | None:

@@ -177,8 +177,10 @@ def _shade(exit_: int, exits: int) -> tuple[float, float, float, float]:
 def _legend_beside(axes: Axes) -> None:
     """Put the legend where it covers no bar; the top of the stack first."""
     handles, labels = axes.get_legend_handles_labels()
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-    legend = axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, **place)  # type: ignore[arg-type]
+    beside = (1.0, 0.5)
+    legend = axes.legend(
+        handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=beside, frameon=False, fontsize=9
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)  # names may hold a dollar sign
 

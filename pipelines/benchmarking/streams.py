@@ -30,6 +30,8 @@ __all__ = ["FilmOptions", "LabelledFilm", "class_map", "folder_film", "video_fil
 PICTURE_PX = (426, 320)
 """Width and height of the pictures that are filmed of photographs: the largest bundled member looks at 297 pixels."""
 MAX_PRELOADED_BYTES = 3 << 30
+MAX_RECORDING_S = 120.0
+"""So much of a recording is looked at, at most: a synthetic one never ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def video_film(
     classes: Sequence[str],
     mapping: Mapping[str, frozenset[int]],
     *,
+    labelled: bool = True,
     seconds: float | None = None,
 ) -> LabelledFilm:
     """The frames of a recording, each for as long as its timestamps say.
@@ -82,7 +85,8 @@ def video_film(
             .json, if there is one; without any, nothing is labelled.
         classes: Names of the network's classes.
         mapping: Further names of classes, by number.
-        seconds: Only so much of the recording; None for all that fits into memory.
+        labelled: Whether labels are wanted. Without, only the scenes are taken from the sidecar.
+        seconds: Only so much of the recording; None for two minutes of it, as far as they fit into memory.
 
     Raises:
         SourceError: If it cannot be read, or it never ends.
@@ -91,7 +95,7 @@ def video_film(
     source = source_from(spec)
     if source.live:
         raise UnsupportedSourceError(f"'{source.name}' is a live source, whose frames nobody has labelled", "record it")
-    images, starts_s = _frames(source, seconds)
+    images, starts_s = _frames(source, MAX_RECORDING_S if seconds is None else seconds)
     if not images:
         raise SourceError(f"'{source.name}' gave no frames", "give a recording")
     gap_s = (starts_s[-1] - starts_s[0]) / (len(starts_s) - 1) if len(starts_s) > 1 else 1.0
@@ -112,6 +116,9 @@ def video_film(
         for i, time_s in enumerate(starts_s):
             if start_s - 1e-6 <= time_s < end_s - 1e-6:
                 scenes[i], truths[i] = number, found
+    if not labelled:
+        truths = [frozenset()] * len(images)
+        return LabelledFilm(Film(source.name, images.__getitem__, tuple(truths), scenes, shown_s), False, ())
     keep = [i for i, truth in enumerate(truths) if truth]
     if not keep:
         raise _nothing_matched(str(path), unmatched, classes)
@@ -121,7 +128,12 @@ def video_film(
 
 
 def folder_film(
-    folder: str | os.PathLike[str], classes: Sequence[str], mapping: Mapping[str, frozenset[int]], options: FilmOptions
+    folder: str | os.PathLike[str],
+    classes: Sequence[str],
+    mapping: Mapping[str, frozenset[int]],
+    options: FilmOptions,
+    *,
+    labelled: bool = True,
 ) -> LabelledFilm:
     """Photographs of a folder in ImageFolder layout, filmed by a moving camera, with hard cuts between them.
 
@@ -133,6 +145,7 @@ def folder_film(
         classes: Names of the network's classes.
         mapping: Further names of classes, by number.
         options: How the film is made.
+        labelled: Whether labels are wanted. Without, photographs of every folder are taken.
 
     Raises:
         SourceError: If the folder cannot be used.
@@ -152,7 +165,7 @@ def folder_film(
         unmatched += missing
     by_class: dict[int, list[Path]] = {}
     for path, label in zip(listing.paths, listing.labels, strict=True):
-        if truths[label]:
+        if truths[label] or not labelled:
             by_class.setdefault(label, []).append(path)
     if not by_class:
         raise _nothing_matched(str(root), unmatched, classes)
@@ -169,11 +182,11 @@ def folder_film(
     film = Film(
         name=f"{root.resolve().name}, {len(chosen)} photographs",
         picture=picture,
-        truths=tuple(truths[chosen[i // per_scene][1]] for i in range(count)),
+        truths=tuple(truths[chosen[i // per_scene][1]] if labelled else frozenset() for i in range(count)),
         scenes=np.arange(count) // per_scene,
         shown_s=np.full(count, options.dwell_s / per_scene),
     )
-    return LabelledFilm(film, True, tuple(unmatched))
+    return LabelledFilm(film, labelled, tuple(unmatched) if labelled else ())
 
 
 def class_map(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, frozenset[int]]:
@@ -292,8 +305,8 @@ def _shots(path: Path) -> list[tuple[float, float, list[str]]]:
     return shots
 
 
-def _frames(source: Source, seconds: float | None) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
-    """All frames that fit into memory, and when each is shown, in seconds from the first."""
+def _frames(source: Source, seconds: float) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
+    """The frames of so many seconds that fit into memory, and when each is shown, in seconds from the first."""
     images: list[NDArray[np.uint8]] = []
     times: list[float] = []
     held = 0
@@ -307,7 +320,7 @@ def _frames(source: Source, seconds: float | None) -> tuple[list[NDArray[np.uint
             if picture is None:
                 break
             time_s = picture.pts_s if picture.pts_s is not None else (times[-1] + 0.04 if times else 0.0)
-            if seconds is not None and times and time_s - times[0] >= seconds:
+            if times and time_s - times[0] >= seconds:
                 break
             images.append(picture.image)
             times.append(time_s)
