@@ -31,6 +31,8 @@ class JsonlSink:
 
     Args:
         path: The file, or ``"-"`` for standard output.
+        on_change: Write a result only where its label is another than that of its source's last one. Changes of a
+            source's state are written always.
 
     Attributes:
         previous: Where a file that existed before is now; None before the first result, and where none existed.
@@ -39,7 +41,8 @@ class JsonlSink:
         OutputError: If the file cannot be written, which is found out without touching it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, on_change: bool = False) -> None:
+        self._labels: dict[str, str] | None = {} if on_change else None
         self.previous: Path | None = None
         self._closed = False
         self._stream: TextIO | None = None
@@ -58,11 +61,15 @@ class JsonlSink:
         return "standard output" if self._path is None else str(self._path)
 
     def write(self, result: FrameResult) -> None:
-        """Write one line.
+        """Write one line, or none where only changes are wanted and this is none.
 
         Raises:
             OutputError: If it cannot be written whole; none of it is left in the file then.
         """
+        if self._labels is not None:
+            if self._labels.get(result.frame.source) == result.label:
+                return
+            self._labels[result.frame.source] = result.label
         self._write_event(result.as_event())
 
     def write_state(self, change: StateChange) -> None:

@@ -124,6 +124,11 @@ class VideoSink:
         """The file's name as it was given."""
         return str(self._path)
 
+    @property
+    def size_bytes(self) -> int:
+        """How much has been written so far, in bytes."""
+        return self._whole_bytes or 0
+
     def write(self, result: FrameResult) -> None:
         """Record one frame.
 
