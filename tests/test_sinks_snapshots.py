@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -133,7 +134,7 @@ class TestClips:
         path = tmp_path / "video.mkv"
         return encode(path, numbered(100), codec=request.param, pix_fmt=pix_fmt, fps=self.FPS, options=options)
 
-    def play(self, video: Path, folder: Path, changes: dict[int, str], **options) -> list[dict]:
+    def play(self, video: Path, folder: Path, changes: dict[int, str], **options) -> list[dict[str, Any]]:
         """Take snapshots of a file, whose label changes at the frames given, and give their events."""
         source = VideoSource(video, name="cam")
         ring = PacketRing(options.get("before_s", 0.0))
