@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import ClassesOption, HedgeOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
+from commands.shared import LABELS, ClassesOption, HedgeOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
 
 __all__ = ["View", "live"]
 
@@ -46,8 +46,24 @@ class TransportChoice(StrEnum):
     udp = "udp"
 
 
-_CAMERAS = "Cameras"
-_TIME = "How a frame's time is spent"
+class SnapshotChoice(StrEnum):
+    """Values of ``--snapshot-when``."""
+
+    change = "change"
+    confidence = "confidence"
+
+
+class PictureChoice(StrEnum):
+    """Values of ``--snapshot-format``."""
+
+    jpg = "jpg"
+    png = "png"
+
+
+_SOURCES = "Sources"
+_REFINEMENT = "Refinement"
+_VIEWS = "Views"
+_OUTPUTS = "Outputs"
 
 
 @reported
@@ -61,104 +77,217 @@ def live(
             show_default=False,
         ),
     ],
-    weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[
-        EngineChoice, typer.Option(help="What runs the network; auto takes the fastest that is installed.")
-    ] = EngineChoice.auto,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on the CPU; by default one core is left to the decoder.")
-    ] = None,
-    view: Annotated[View, typer.Option(help="Where to show it.")] = View.auto,
-    web_port: Annotated[
-        int | None, typer.Option(help="Port of the web page; 0 for a free one.  [default: 8765, or a free one]")
-    ] = None,
-    web_host: Annotated[
-        str, typer.Option(help="Address that the web page listens on; another than your own machine's needs a token.")
-    ] = "127.0.0.1",
-    web_token: Annotated[
-        str | None,
-        typer.Option(envvar="STREAM_ANN_WEB_TOKEN", help="What visitors of the web page must know."),
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Serve /metrics and /healthz on this port; 0 for a free one.")
-    ] = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(help="Write the video with its overlay to this .mp4, .mkv or .webm file.", dir_okay=False),
-    ] = None,
-    events: Annotated[
-        str | None,
-        typer.Option(help="Write one JSON object a frame, or change of a camera's state, to this file; - for stdout."),
-    ] = None,
-    policy: Annotated[
-        PolicyChoice | None,
-        typer.Option(
-            help="in-order: every exit in turn; planned: those that promise the best answer by the next frame.  "
-            "[default: in-order]",
-            rich_help_panel=_TIME,
-        ),
-    ] = None,
-    deadline_ms: Annotated[
-        float | None,
-        typer.Option(
-            help="Don't start a step that would end later than this after the frame's arrival.", rich_help_panel=_TIME
-        ),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(help="Stop refining a frame once its answer is this probable (0 to 1).", rich_help_panel=_TIME),
-    ] = None,
-    background_refine: Annotated[
-        bool,
-        typer.Option(
-            "--background-refine",
-            help="When frames come too fast, reach the deep exits for a key frame in between.",
-            rich_help_panel=_TIME,
-        ),
-    ] = False,
-    queue_depth: Annotated[
-        int,
-        typer.Option(min=1, help="Steps that a GPU is given ahead.", rich_help_panel=_TIME),
-    ] = 1,
-    readout: Annotated[
-        ReadoutChoice, typer.Option(help="Which answer the finished exits give together.")
-    ] = ReadoutChoice.latest,
-    top_k: Annotated[int, typer.Option(min=1, help="How many classes each event lists.")] = 5,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="End after this many answered frames.")] = None,
     realtime: Annotated[
         bool,
-        typer.Option(help="Play files at their own pace; --no-realtime: as fast as frames are taken, none lost."),
+        typer.Option(
+            help="Play files at their own pace; --no-realtime: as fast as frames are taken, none lost.",
+            rich_help_panel=_SOURCES,
+        ),
     ] = True,
-    classes: ClassesOption = None,
-    smooth_s: SmoothOption = 0.0,
-    hedge: HedgeOption = None,
-    hierarchy: HierarchyOption = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="End after this many answered frames.", rich_help_panel=_SOURCES)
+    ] = None,
     transport: Annotated[
         TransportChoice,
-        typer.Option(help="How RTSP carries the pictures. Over udp they may get lost.", rich_help_panel=_CAMERAS),
+        typer.Option(help="How RTSP carries the pictures. Over udp they may get lost.", rich_help_panel=_SOURCES),
     ] = TransportChoice.tcp,
     connect_timeout_s: Annotated[
-        float, typer.Option(help="How long a network camera may take to answer.", rich_help_panel=_CAMERAS)
+        float, typer.Option(help="How long a network camera may take to answer.", rich_help_panel=_SOURCES)
     ] = 5.0,
     read_timeout_s: Annotated[
         float,
-        typer.Option(help="Connect anew to a camera that gives no picture for so long.", rich_help_panel=_CAMERAS),
+        typer.Option(help="Connect anew to a camera that gives no picture for so long.", rich_help_panel=_SOURCES),
     ] = 5.0,
     reconnect_attempts: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="Give a camera up after so many failed attempts in a row; never by default.",
-            rich_help_panel=_CAMERAS,
+            rich_help_panel=_SOURCES,
         ),
     ] = None,
     webcam_size: Annotated[
-        str | None, typer.Option(help="Size to ask a webcam for, such as 1280x720.", rich_help_panel=_CAMERAS)
+        str | None, typer.Option(help="Size to ask a webcam for, such as 1280x720.", rich_help_panel=_SOURCES)
     ] = None,
     webcam_fps: Annotated[
-        float | None, typer.Option(help="Frames a second to ask a webcam for.", rich_help_panel=_CAMERAS)
+        float | None, typer.Option(help="Frames a second to ask a webcam for.", rich_help_panel=_SOURCES)
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="Name of bundled weights, or path of a weights file.", rich_help_panel=_REFINEMENT),
+    ] = "imagenet",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_REFINEMENT)] = "auto",
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(
+            help="What runs the network; auto takes the fastest that is installed.", rich_help_panel=_REFINEMENT
+        ),
+    ] = EngineChoice.auto,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads on the CPU; by default one core is left to the decoder.",
+            rich_help_panel=_REFINEMENT,
+        ),
+    ] = None,
+    policy: Annotated[
+        PolicyChoice | None,
+        typer.Option(
+            help="in-order: every exit in turn; planned: those that promise the best answer by the next frame. "
+            "By default in-order.",
+            rich_help_panel=_REFINEMENT,
+        ),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Don't start a step that would end later than this after the frame's arrival.",
+            rich_help_panel=_REFINEMENT,
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop refining a frame once its answer is this probable (0 to 1).", rich_help_panel=_REFINEMENT
+        ),
+    ] = None,
+    readout: Annotated[
+        ReadoutChoice,
+        typer.Option(help="Which answer the finished exits give together.", rich_help_panel=_REFINEMENT),
+    ] = ReadoutChoice.latest,
+    background_refine: Annotated[
+        bool,
+        typer.Option(
+            "--background-refine",
+            help="When frames come too fast, reach the deep exits for a key frame in between.",
+            rich_help_panel=_REFINEMENT,
+        ),
+    ] = False,
+    queue_depth: Annotated[
+        int,
+        typer.Option(min=1, help="Steps that a GPU is given ahead.", rich_help_panel=_REFINEMENT),
+    ] = 1,
+    classes: ClassesOption = None,
+    smooth_s: SmoothOption = 0.0,
+    hedge: HedgeOption = None,
+    hierarchy: HierarchyOption = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes each event lists.", rich_help_panel=LABELS)] = 5,
+    view: Annotated[
+        View,
+        typer.Option(
+            help="Where to show it; auto: a window where there is a display, else the terminal.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = View.auto,
+    web_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the web page, 0 for a free one; by default 8765 or, where that is taken, a free one.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
+    web_host: Annotated[
+        str,
+        typer.Option(
+            help="Address that page and metrics listen on; another than your own machine's needs a token.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = "127.0.0.1",
+    web_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="STREAM_ANN_WEB_TOKEN",
+            help="What visitors must know; made up and printed where it is needed.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve /metrics (Prometheus) and /healthz on this port, with any view; 0 for a free one.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
+    events: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Write one JSON object a frame, or change of a camera's state, to this file; - for stdout. "
+            "May be given again.",
+            show_default=False,
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    on_change: Annotated[
+        bool,
+        typer.Option(
+            "--on-change", help="Write a frame's event only when the label changes.", rich_help_panel=_OUTPUTS
+        ),
+    ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the video with its overlay to this .mp4, .mkv or .webm file; of several sources, one each.",
+            dir_okay=False,
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    record_chunk_s: Annotated[
+        float | None,
+        typer.Option(
+            help="Begin another file, its time and number in its name, after so long.", rich_help_panel=_OUTPUTS
+        ),
+    ] = None,
+    record_chunk_mb: Annotated[
+        float | None, typer.Option(help="Begin another file after so many megabytes.", rich_help_panel=_OUTPUTS)
+    ] = None,
+    record_keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Keep the newest so many finished files of this run's, delete the others.",
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Put snapshots into this folder: a picture, its event, and a clip where one is asked for.",
+            file_okay=False,
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    snapshot_when: Annotated[
+        SnapshotChoice,
+        typer.Option(help="When the label changes, or when the answer gets sure enough.", rich_help_panel=_OUTPUTS),
+    ] = SnapshotChoice.change,
+    snapshot_confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="How sure it must be, 0 to 1; by default 0 for change, 0.5 for confidence.", rich_help_panel=_OUTPUTS
+        ),
+    ] = None,
+    snapshot_format: Annotated[
+        PictureChoice, typer.Option(help="What pictures are stored as.", rich_help_panel=_OUTPUTS)
+    ] = PictureChoice.jpg,
+    snapshot_before_s: Annotated[
+        float,
+        typer.Option(help="Keep a clip with so much of the time before.", rich_help_panel=_OUTPUTS),
+    ] = 0.0,
+    snapshot_after_s: Annotated[
+        float, typer.Option(help="Keep a clip with so much of the time after.", rich_help_panel=_OUTPUTS)
+    ] = 0.0,
+    snapshot_gap_s: Annotated[
+        float, typer.Option(help="Shortest time between two snapshots of a source.", rich_help_panel=_OUTPUTS)
+    ] = 1.0,
+    snapshot_max: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How many the folder may hold; the oldest are deleted, earlier runs' too.",
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = 1000,
 ) -> None:
     """Classify streams live, each frame refined until the next one arrives.
 
@@ -167,14 +296,36 @@ def live(
     from rich.console import Console
 
     import pipelines
+    from pipelines.outputs import Outputs
     from pipelines.views import Serving
     from pipelines.watch import warn, watch
     from stream_ann.ingest import SourceOptions, size_px_from
     from stream_ann.labels import LabelOptions
     from stream_ann.scheduler import DEFAULT_PATH
-    from stream_ann.sinks import summary_table
+    from stream_ann.sinks import SnapshotOptions, summary_table
 
     console = Console(stderr=True)
+    snapshots = None
+    if snapshot is not None:
+        snapshots = SnapshotOptions(
+            snapshot,
+            when=snapshot_when.value,
+            confidence=snapshot_confidence,
+            format=snapshot_format.value,
+            before_s=snapshot_before_s,
+            after_s=snapshot_after_s,
+            gap_s=snapshot_gap_s,
+            most=snapshot_max,
+        )
+    outputs = Outputs(
+        events=tuple(events or ()),
+        on_change=on_change,
+        record=record,
+        chunk_s=record_chunk_s,
+        chunk_mb=record_chunk_mb,
+        keep_chunks=record_keep,
+        snapshots=snapshots,
+    )
     run = pipelines.live(
         source,
         weights=weights,
@@ -202,7 +353,7 @@ def live(
         on_warning=lambda line: warn(console, line),
     )
     serving = Serving(host=web_host, port=web_port, token=web_token, metrics_port=metrics_port)
-    summary = watch(run, console=console, view=view.value, record=record, events=events, serving=serving)
+    summary = watch(run, console=console, view=view.value, outputs=outputs, serving=serving)
     console.print(summary_table(summary.stats, summary.exit_names, summary.elapsed_s))
     for name, dropped in summary.dropped.items():
         warn(console, f"{name} lost {dropped} frames")

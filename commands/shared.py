@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
+    "LABELS",
     "ClassesOption",
     "HedgeOption",
     "HierarchyOption",

@@ -17,6 +17,7 @@ from stream_ann.frames import Counts, FrameResult
 from stream_ann.ingest import Inbox, Source, SourceOptions, source_from
 from stream_ann.labels import LabelOptions, labelling_from
 from stream_ann.nets.contract import Plan
+from stream_ann.packets import PacketSource, PacketTap
 from stream_ann.readout import readout_named
 from stream_ann.scheduler import (
     DEFAULT_PATH,
@@ -180,6 +181,18 @@ class LiveRun(Iterator[FrameResult]):
     def is_live(self, name: str) -> bool:
         """Whether the source of that name has a pace of its own, which a recording has not."""
         return self._by_name[name].source.live
+
+    def tap(self, name: str, tap: PacketTap) -> bool:
+        """Hand the compressed packets of the source of that name to ``tap``, from now on.
+
+        Returns:
+            Whether it has any.
+        """
+        source = self._by_name[name].source
+        if isinstance(source, PacketSource):
+            source.packet_tap = tap
+            return True
+        return False
 
     @property
     def lossless(self) -> bool:

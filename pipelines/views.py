@@ -110,18 +110,11 @@ class Views:
         serving = serving or Serving()
         if why:
             say(console, why)
-        if name == "web" or serving.metrics_port is not None:
-            self._serve(run, console, serving, drops, page=name == "web")
-        if name == "window":
-            try:
-                self._open_window(run, console)
-            except OutputError as error:
-                if view != "auto":
-                    raise
-                say(console, f"view: terminal; {error}")
-                name = "terminal"
-        if name == "terminal":
-            self._stack.enter_context(TerminalView(run.name, run.plan.exit_names, run.statuses, console=console))
+        try:
+            self._open(run, name, console, serving, drops, fall_back=view == "auto")
+        except BaseException:
+            self._stack.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -141,8 +134,31 @@ class Views:
         for put in self._put_state:
             put(change)
 
+    def _open(
+        self,
+        run: LiveRun,
+        name: ViewName,
+        console: Console,
+        serving: Serving,
+        drops: Callable[[], Mapping[str, int]],
+        *,
+        fall_back: bool,
+    ) -> None:
+        if name == "web" or serving.metrics_port is not None:
+            self._serve(run, console, serving, drops, page=name == "web")
+        if name == "window":
+            try:
+                self._open_window(run, console)
+            except OutputError as error:
+                if not fall_back:
+                    raise
+                say(console, f"view: terminal; {error}")
+                name = "terminal"
+        if name == "terminal":
+            self._stack.enter_context(TerminalView(run.name, run.plan.exit_names, run.statuses, console=console))
+
     def _open_window(self, run: LiveRun, console: Console) -> None:
-        title = f"{clean(run.source.name)} - stream_ann"
+        title = f"{clean(run.name)} - stream_ann"
         picture = _Picture(run)
 
         def failed(error: OutputError) -> None:

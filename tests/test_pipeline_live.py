@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 import pipelines
+from pipelines.outputs import Outputs
 from pipelines.watch import watch
 from stream_ann.errors import (
     DecodeError,
@@ -273,7 +274,7 @@ class TestSeveralSources:
         sources = [FakeSource(pictures(3), name="left"), FakeSource(pictures(4), name="right")]
         run = pipelines.live(sources, weights=small_weights, device="cpu", realtime=False)
         events = tmp_path / "out.jsonl"
-        watch(run, console=Console(file=io.StringIO(), width=100), view="none", events=str(events))
+        watch(run, console=Console(file=io.StringIO(), width=100), view="none", outputs=Outputs((str(events),)))
         lines = [json.loads(line) for line in events.read_text().splitlines()]
         for name, count in (("left", 3), ("right", 4)):
             assert [line["frame"] for line in lines if line["source"] == name] == list(range(count))
@@ -294,7 +295,7 @@ class TestWatch:
     def test_events_and_recording_hold_every_result(self, clip, small_weights, tmp_path):
         run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False)
         video, events = tmp_path / "out.mp4", tmp_path / "out.jsonl"
-        summary = watch(run, console=self.console(), view="none", record=video, events=str(events))
+        summary = watch(run, console=self.console(), view="none", outputs=Outputs((str(events),), record=video))
         lines = [json.loads(line) for line in events.read_text().splitlines()]
         assert [line["frame"] for line in lines] == list(range(30))
         with av.open(str(video)) as container:
@@ -307,7 +308,7 @@ class TestWatch:
     def test_an_output_that_cannot_be_written_fails_before_the_run(self, clip, small_weights, tmp_path):
         run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False)
         with pytest.raises(OutputError, match="nowhere"):
-            watch(run, console=self.console(), record=tmp_path / "nowhere" / "out.mp4")
+            watch(run, console=self.console(), outputs=Outputs(record=tmp_path / "nowhere" / "out.mp4"))
 
     def test_an_unknown_view_is_named(self, clip, small_weights):
         run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False)

@@ -1,0 +1,143 @@
+"""What a live run is written to: any number of files and streams, each in a thread of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.live import LiveRun
+from stream_ann.errors import StreamAnnError
+from stream_ann.frames import FrameResult
+from stream_ann.overlay import Overlay
+from stream_ann.sinks import JsonlSink, PacketRing, RecordingSink, Sink, SinkWorker, SnapshotOptions, SnapshotSink
+from stream_ann.states import StateChange
+
+__all__ = ["Attached", "Outputs"]
+
+FINISH_TIMEOUT_S = 60.0
+"""How long outputs may take to write what still waits when a run has come to its end."""
+INTERRUPTED_TIMEOUT_S = 1.5
+"""The same for a run that was interrupted: what cannot be written in this time is dropped and counted."""
+PUT_TIMEOUT_S = 0.5
+"""How long a live run waits for an output that cannot keep up, before it drops a result."""
+LOSSLESS_PUT_TIMEOUT_S = 30.0
+"""The same for a run that must lose nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What to write. A file that is there already is kept as ``NAME.previous.EXT``."""
+
+    events: tuple[str, ...] = ()
+    """Files for one JSON object a line: each frame, and each change of a live source's state; ``-`` for standard
+    output."""
+    on_change: bool = False
+    """Whether a frame is an event only where its label is another than the last one's."""
+    record: Path | None = None
+    """File for the video with overlay (mp4, mkv or webm)."""
+    chunk_s: float | None = None
+    """Begin another file of the recording after so many seconds."""
+    chunk_mb: float | None = None
+    """Begin another file of the recording after so many megabytes."""
+    keep_chunks: int | None = None
+    """Keep so many files of the recording of each source; None for all."""
+    snapshots: SnapshotOptions | None = None
+    """When to take snapshots."""
+
+
+class Attached:
+    """The outputs of a run, each with its worker.
+
+    Args:
+        run: The run.
+        outputs: What to write.
+        on_error: Called with what an output failed with; it is detached, and the run goes on.
+
+    Raises:
+        UsageError: If an option makes no sense.
+        OutputError: If an output cannot be written.
+    """
+
+    def __init__(self, run: LiveRun, outputs: Outputs, on_error: Callable[[StreamAnnError], None]) -> None:
+        self._run = run
+        self._on_error = on_error
+        self._put_timeout_s = LOSSLESS_PUT_TIMEOUT_S if run.lossless else PUT_TIMEOUT_S
+        self._overlay = Overlay(run.plan.exit_names)
+        self._workers: list[SinkWorker] = []
+        try:
+            self._open(outputs)
+        except BaseException:
+            self.close(INTERRUPTED_TIMEOUT_S)
+            raise
+        run.on_state(self._put_state)
+
+    def put(self, result: FrameResult) -> None:
+        """Hand a result to all outputs."""
+        for worker in self._workers:
+            worker.put(result)
+
+    def close(self, timeout_s: float) -> None:
+        """Finish all outputs within a time that they share, in seconds. Can be repeated."""
+        until_s = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.close(timeout_s=max(0.1, until_s - time.monotonic()))
+
+    @property
+    def none_left(self) -> bool:
+        """Whether every output has failed, or there was none."""
+        return all(worker.error is not None for worker in self._workers)
+
+    @property
+    def previous(self) -> tuple[Path, ...]:
+        """Where files are now that existed before."""
+        sinks = [worker.sink for worker in self._workers]
+        found = [sink.previous for sink in sinks if isinstance(sink, JsonlSink | RecordingSink)]
+        return tuple(path for path in found if path is not None)
+
+    def dropped(self) -> dict[str, int]:
+        """How many results each output has lost, by its name."""
+        return {worker.name: worker.dropped for worker in self._workers}
+
+    def _open(self, outputs: Outputs) -> None:
+        for path in outputs.events:
+            self._attach(JsonlSink(path, on_change=outputs.on_change))
+        if outputs.record is not None:
+            recording = RecordingSink(
+                outputs.record,
+                draw=self._draw,
+                several=len(self._run.sources) > 1,
+                chunk_s=outputs.chunk_s,
+                chunk_mb=outputs.chunk_mb,
+                keep=outputs.keep_chunks,
+            )
+            self._attach(recording)
+        if outputs.snapshots is not None:
+            self._attach(SnapshotSink(outputs.snapshots, self._rings(outputs.snapshots)))
+
+    def _attach(self, sink: Sink) -> None:
+        self._workers.append(SinkWorker(sink, timeout_s=self._put_timeout_s, on_error=self._on_error))
+
+    def _rings(self, options: SnapshotOptions) -> dict[str, PacketRing]:
+        """A ring for each source that has packets, where clips are wanted."""
+        rings: dict[str, PacketRing] = {}
+        if options.before_s > 0 or options.after_s > 0:
+            for name in self._run.sources:
+                ring = PacketRing(options.before_s)
+                if self._run.tap(name, ring.add):
+                    rings[name] = ring
+        return rings
+
+    def _draw(self, result: FrameResult) -> NDArray[np.uint8]:
+        name = result.frame.source
+        stats = next((status.stats for status in self._run.statuses() if status.source == name), None)
+        return self._overlay.draw(result, stats)
+
+    def _put_state(self, change: StateChange) -> None:
+        if self._run.is_live(change.source):  # a file's beginning and end are its first and last line
+            for worker in self._workers:
+                worker.put_state(change)
