@@ -7,6 +7,10 @@ less as it ages, and dropped when the scene changes.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,15 +21,34 @@ from stream_ann.labels import Labelling
 from stream_ann.scheduler.paths import Choice, Outlook, exit_values
 from stream_ann.scheduler.planning import successors
 from stream_ann.scheduler.running import Runner
-from stream_ann.scheduler.sources import Job
 
-__all__ = ["Background", "scene_change", "sketch"]
+__all__ = ["Background", "Deep", "scene_change", "sketch"]
 
 LANE = 1
 """The key frame's lane: on devices that have priorities, of a lower one than the frames that come."""
 SHALLOW = 0.5
 """While a key frame is refined, frames run on beyond their first exit only in this first part of the usual gap."""
 SKETCH_PX, BLOCKS = 64, 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deep:
+    """The deep answer of a key frame."""
+
+    frame: Frame
+    prediction: Prediction
+    sketch: NDArray[np.float32]
+
+
+@dataclass(slots=True, eq=False)
+class _Key:
+    """A key frame in the works."""
+
+    frame: Frame
+    sketch: NDArray[np.float32]
+    steps: deque[int]
+    begun: bool = False
+    submitted: bool = False
 
 
 class Background:
@@ -46,95 +69,106 @@ class Background:
     """
 
     def __init__(
-        self, accuracies: tuple[float | None, ...] = (), *, half_life_s: float = 1.0, scene: float = 0.1
+        self, accuracies: Sequence[float | None] = (), *, half_life_s: float = 1.0, scene: float = 0.1
     ) -> None:
         if not half_life_s > 0:
             raise UsageError(f"the half-life must be more than 0 s, got {half_life_s:g}")
         self._given = accuracies
         self._half_life_s = half_life_s
         self._scene = scene
-        self._sketch: NDArray[np.float32] | None = None
         self._frame: Frame | None = None
+        self._sketch: NDArray[np.float32] | None = None
         self._gap_s: float | None = None
-        self._target: tuple[int, ...] = ()
-        self._key: Frame | None = None
-        self._key_sketch: NDArray[np.float32] | None = None
-        self._steps: list[int] = []
-        self._submitted = False
-        self._deep: Prediction | None = None
-        self._deep_frame: Frame | None = None
-        self._deep_sketch: NDArray[np.float32] | None = None
+        self._key: _Key | None = None
+        self._deep: Deep | None = None
+        self._is_new = False
         self.refined = 0
-        """How many key frames were refined to the end so far."""
+        """How many key frames have been refined to the end."""
 
     def attach(self, runner: Runner, clock: Clock) -> None:
         """Say what runs the steps, and what tells the time. Called by the scheduler."""
         self._runner, self._clock = runner, clock
         self._accuracies = exit_values(runner.plan, self._given)
-        self._ways = _ways(successors(runner.plan)[-1], len(runner.plan), self._accuracies)
+        self._following = successors(runner.plan)
+        self._ways = _ways(self._following[-1], len(runner.plan), self._accuracies)
 
     @property
     def busy(self) -> bool:
-        """Whether a step of the key frame runs at this moment."""
-        return self._submitted
+        """Whether a submitted step of the key frame runs at this moment."""
+        return self._key is not None and self._key.submitted
 
     def see(self, frame: Frame) -> None:
         """Look at a frame that has just been taken; a change of scene ends what belonged to the old one."""
         self._frame, self._sketch = frame, sketch(frame.image)
-        if self._deep_sketch is not None and scene_change(self._deep_sketch, self._sketch) > self._scene:
-            self._deep = self._deep_frame = self._deep_sketch = None
-        if self._key_sketch is not None and scene_change(self._key_sketch, self._sketch) > self._scene:
-            self._drop_key()
+        if self._deep is not None and scene_change(self._deep.sketch, self._sketch) > self._scene:
+            self._deep = None
+        if self._key is not None and scene_change(self._key.sketch, self._sketch) > self._scene:
+            self._key = None  # the lane forgets its steps when the next key frame starts
 
-    def limited(self, job: Job, outlook: Outlook, choice: Choice) -> Choice:
+    def limited(self, frame: Frame, outlook: Outlook, choice: Choice) -> Choice:
         """What a frame does next, where its time may be put to better use behind it.
 
         Args:
-            job: The frame in the works; it has had its first exit.
+            frame: The frame in the works; it has had its first exit.
             outlook: What its path looked at.
             choice: What that chose.
         """
-        self._plan_ahead(outlook)
-        if not self._target or self._gap_s is None or choice.step is None:
+        target = self._target(outlook)
+        calm_s = 0.0 if self._gap_s is None else 2 * self._gap_s - outlook.elapsed_s  # later on the camera has paused
+        if self._deep is not None and self._deep.frame is frame:
+            return self._beyond(self._deep.prediction.exit, outlook, choice, calm_s)
+        if not target or self._gap_s is None or choice.step is None or self._sketch is None or calm_s <= 0:
             return choice
-        end_s = outlook.elapsed_s + outlook.times.typical_s(choice.step)
-        calm_s = 2 * self._gap_s - outlook.elapsed_s
-        if end_s <= SHALLOW * self._gap_s or calm_s <= 0:  # later on the camera has paused
+        if outlook.elapsed_s + outlook.times.typical_s(choice.step) <= SHALLOW * self._gap_s:
             return choice
-        if self._key is None and self._deep_frame is not job.frame:
-            self._key, self._key_sketch, self._steps = job.frame, self._sketch, list(self._target)
-            self._runner.start(job.frame.image, LANE)
+        if self._key is None or (self._key.frame is not frame and not self._key.begun):
+            self._key = _Key(frame, self._sketch, deque(target))
+            self._runner.start(frame.image, LANE)
         return Choice(None, calm_s)
+
+    def _beyond(self, deep: int, outlook: Outlook, choice: Choice, calm_s: float) -> Choice:
+        """What a frame does next that has been its own key frame: nothing, or in a pause what lies beyond that."""
+        if deep == self._ways[0][-1]:
+            return Choice(None)
+        if calm_s > 0:
+            return Choice(None, calm_s)
+        last = outlook.last if outlook.last is not None else 0
+        if choice.step is None or choice.step > deep:
+            return choice
+        return Choice(next((step for step in self._following[last] if step > deep), None))
 
     def advance(self, labelling: Labelling) -> bool:
         """Run the key frame's next step, if there is one and time for it; False where nothing was done."""
-        if self._key is None:
+        key = self._key
+        if key is None:
             return False
-        step, now_s = self._steps[0], self._clock.now_s()
+        step = key.steps[0]
         if self._runner.concurrent:
-            if not self._submitted:
+            key.begun = True
+            if not key.submitted:
                 self._runner.submit(step, LANE)
-                self._submitted = True
+                key.submitted = True
             answer = self._runner.collect(LANE, timeout_s=0.0)
             if answer is None:
                 return False
-            self._submitted = False
+            key.submitted = False
             probabilities = answer.probabilities
-        else:
-            if self._gap_s is None or self._frame is None:
-                return False
-            # the next frame may have to wait for the step, but must have its first answer before its successor comes
-            end_s = now_s + self._runner.times.p95_s(step) + self._first_s
-            if end_s > self._frame.arrival_s + 2 * self._gap_s:
-                return False
+        elif self._leaves_time(step):
+            key.begun = True
             probabilities = self._runner.run(step, LANE)
-        del self._steps[0]
-        if not self._steps:
-            self._deep = Prediction(step, labelling.group(probabilities), self._clock.now_s())
-            self._deep_frame, self._deep_sketch = self._key, self._key_sketch
+        else:
+            return False
+        key.steps.popleft()
+        if not key.steps:
+            prediction = Prediction(step, labelling.group(probabilities), self._clock.now_s())
+            self._deep, self._key, self._is_new = Deep(key.frame, prediction, key.sketch), None, True
             self.refined += 1
-            self._drop_key()
         return True
+
+    def news(self) -> Deep | None:
+        """The deep answer, if it is new since this was asked last."""
+        new, self._is_new = self._is_new, False
+        return self._deep if new else None
 
     def joined(self, frame: Frame, answer: Prediction) -> tuple[Prediction, int | None]:
         """A frame's answer joined with the deep one of the key frame, and the number of that frame.
@@ -142,44 +176,41 @@ class Background:
         The deep answer counts 2 to the power of -age / half-life, the frame's own the rest. An answer that is no less
         accurate stays as it is.
         """
-        deep, key = self._deep, self._deep_frame
-        if deep is None or key is None or self._accuracies[answer.exit] >= self._accuracies[deep.exit]:
+        deep = self._deep
+        if deep is None or self._accuracies[answer.exit] >= self._accuracies[deep.prediction.exit]:
             return answer, None
-        share = np.float32(0.5 ** (max(0.0, frame.arrival_s - key.arrival_s) / self._half_life_s))
-        mixed = share * deep.probabilities + (1 - share) * answer.probabilities
-        return Prediction(deep.exit, mixed, answer.done_s), key.index
+        age_s = max(0.0, frame.arrival_s - deep.frame.arrival_s)
+        share = np.float32(0.5 ** (age_s / self._half_life_s))
+        mixed = share * deep.prediction.probabilities + (1 - share) * answer.probabilities
+        return Prediction(deep.prediction.exit, mixed, answer.done_s), deep.frame.index
 
-    def _drop_key(self) -> None:
-        self._key = self._key_sketch = None
-        self._steps = []
-        # an abandoned step is forgotten by the lane when the next key frame starts
-        self._submitted = False
+    def _leaves_time(self, step: int) -> bool:
+        """Whether the frame that comes next, even if it has to wait, has its first answer before its successor."""
+        if self._gap_s is None or self._frame is None:
+            return False
+        end_s = self._clock.now_s() + self._runner.times.p95_s(step) + self._first_s
+        return end_s <= self._frame.arrival_s + 2 * self._gap_s
 
     @property
     def _first_s(self) -> float:
-        times = self._runner.times
-        return min(times.p95_s(way[0]) for way in self._ways)
+        return min(self._runner.times.p95_s(way[0]) for way in self._ways)
 
-    def _plan_ahead(self, outlook: Outlook) -> None:
-        """Choose the steps that a key frame goes through; none where it isn't needed or can't be done."""
-        self._target, self._gap_s = (), None
+    def _target(self, outlook: Outlook) -> tuple[int, ...]:
+        """The steps that a key frame goes through; none where it isn't needed or can't be done."""
         arrivals, times = outlook.arrivals, outlook.times
-        if arrivals is None or not arrivals.known:
-            return
-        self._gap_s = arrivals.mean_s
+        self._gap_s = arrivals.mean_s if arrivals is not None and arrivals.known else None
         if self._gap_s is None:
-            return
-        first_s = self._first_s
-        best = self._ways[0]
-        if outlook.last == best[-1] or first_s + sum(times.p95_s(step) for step in best) <= self._gap_s:
-            return
+            return ()
+        first_s, best = self._first_s, self._ways[0]
+        if first_s + sum(times.p95_s(step) for step in best) <= self._gap_s:
+            return ()
         left_s = (2 - SHALLOW) * self._gap_s - first_s
         shallow = min(self._accuracies[way[0]] for way in self._ways)
         for way in self._ways:
             fits = self._runner.concurrent or all(times.p95_s(step) <= left_s for step in way)
             if fits and self._accuracies[way[-1]] > shallow:
-                self._target = way
-                return
+                return way
+        return ()
 
 
 def _ways(firsts: list[int], steps: int, accuracies: tuple[float, ...]) -> list[tuple[int, ...]]:

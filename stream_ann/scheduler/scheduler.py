@@ -161,7 +161,7 @@ class Scheduler:
         outlook = self._outlook(source, job, now_s, sharers)
         job.choice = Choice(job.queue[0]) if job.queue else source.path.choose(outlook)
         if self._background is not None and not job.queue:
-            job.choice = self._background.limited(job, outlook, job.choice)
+            job.choice = self._background.limited(job.frame, outlook, job.choice)
         step, wait_s = job.choice
         if step is None and wait_s <= 0:
             done = job.last == len(self._runner.plan) - 1 or self._policy.deadline_s is None
@@ -323,6 +323,7 @@ class Scheduler:
             answers = list(self._runner.together(step, [job.lane for _, job in group]))
         done_s = self._clock.now_s()
         for (source, job), probabilities in zip(group, answers if group else (), strict=True):
+            job.last = step
             self._note(source, job, Prediction(step, self._labelling.group(probabilities), done_s))
 
     def _run_queued(self, source: SourceWork, job: Job) -> None:
@@ -346,27 +347,41 @@ class Scheduler:
         answer = self._runner.collect(job.lane, timeout_s=None)
         assert answer is not None  # it was waited for
         done_s = self._clock.now_s()
-        step = job.queue.popleft()
+        step = job.last = job.queue.popleft()
         self.step_times.add(step, done_s - begun_s if answer.device_s is None else answer.device_s)
         self._note(source, job, Prediction(step, self._labelling.group(answer.probabilities), done_s))
 
     def _note(self, source: SourceWork, job: Job, prediction: Prediction) -> None:
         """Take an exit's answer into the frame's."""
         job.predictions.append(prediction)
+        self._settle(source, job, prediction)
+
+    def _settle(self, source: SourceWork, job: Job, new: Prediction | None = None) -> None:
+        """Read out the frame's answer, and show it, with what the new exit says."""
         job.answer = self._readout.answer(job.predictions)
         if self._background is not None:
             job.answer, job.key_frame = self._background.joined(job.frame, job.answer)
-        done_ms = (prediction.done_s - job.frame.arrival_s) * 1e3
         settled = self._labelling.settle(job.frame, job.answer, final=False)
-        shown = settled.label if settled.hedged else None
-        job.exits += (ExitAnswer(prediction.exit, prediction.class_id, prediction.confidence, done_ms, shown),)
+        if new is not None:
+            done_ms = (new.done_s - job.frame.arrival_s) * 1e3
+            shown = settled.label if settled.hedged else None
+            job.exits += (ExitAnswer(new.exit, new.class_id, new.confidence, done_ms, shown),)
         self.partial = source.partial = Partial(job.frame, settled.label, settled.confidence, job.exits)
 
     # nothing to do
 
     def _refine_behind(self) -> bool:
         """Run a step of the key frame in the time that is left; False where there is nothing to do or no time."""
-        return self._background is not None and self._background.advance(self._labelling)
+        background = self._background
+        if background is None or not background.advance(self._labelling):
+            return False
+        source, deep = self._sources[0], background.news()
+        if source.job is not None and deep is not None:
+            if deep.frame is source.job.frame:
+                self._note(source, source.job, deep.prediction)
+            else:
+                self._settle(source, source.job)
+        return True
 
     def _wait(self) -> None:
         """Wait for a frame, the end of a source, or the time at which a frame in the works wants to go on."""

@@ -36,6 +36,8 @@ class Job:
     frame: Frame
     replaced_before: int
     lane: int
+    last: int | None = None
+    """The step that was done last in its lane."""
     predictions: list[Prediction] = field(default_factory=list)
     exits: tuple[ExitAnswer, ...] = ()
     answer: Prediction | None = None
@@ -46,11 +48,6 @@ class Job:
     """Steps that the engine has been given but whose answers are not there yet."""
     choice: Choice = field(default_factory=lambda: Choice(None))
     """What to do next."""
-
-    @property
-    def last(self) -> int | None:
-        """The step that was done last."""
-        return self.predictions[-1].exit if self.predictions else None
 
 
 class SourceWork:
