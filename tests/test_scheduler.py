@@ -284,3 +284,13 @@ class TestPath:
     def test_an_unknown_name_is_met_with_the_known_ones(self):
         with pytest.raises(UsageError, match="no policy is called 'in-odrer'; did you mean 'in-order'"):
             path_named("in-odrer", plan_of_macs([1]))
+
+    def test_what_is_typical_follows_a_change_of_pace_soon(self):
+        times = StepTimes([0.1])
+        for _ in range(60):
+            times.add(0, 0.1)
+        for _ in range(8):
+            times.add(0, 0.2)
+        assert times.typical_s(0) == 0.2
+        assert times.p95_s(0) == 0.2
+        assert times.careful_s(0) == 0.2

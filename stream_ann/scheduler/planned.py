@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_ann.nets.contract import Plan
 from stream_ann.scheduler.arrivals import Arrivals
@@ -24,6 +25,8 @@ LOOK_AFTER = 8
 """After so many gaps, see whether the distribution has moved."""
 MOVED = 0.05
 """So much, relatively, must a quantile of the gaps or the time of a step move for the plan to be made anew."""
+LATE, LATE_SHARE, LATE_POINTS = 0.1, 0.1, 8
+"""A frame may come later than ever by this share of the gap, with so much of a gap's probability."""
 QUANTILES = (0.1, 0.5, 0.9)
 BINS, BINS_PER_STEP, MOST_BINS = 128, 8, 512
 
@@ -102,7 +105,7 @@ class Planned(Path):
         basis = _Basis(
             arrivals.seen,
             tuple(arrivals.quantile_s(q) for q in QUANTILES),
-            tuple(sharers * outlook.times.typical_s(i) for i in range(len(self._plan))),
+            tuple(sharers * outlook.times.careful_s(i) for i in range(len(self._plan))),
             outlook.deadline_s,
         )
         if old is not None and not old.basis.has_moved(basis):
@@ -113,13 +116,12 @@ class Planned(Path):
         return table
 
     def _made(self, basis: _Basis, arrivals: Arrivals, times: StepTimes, sharers: int, old: _Table | None) -> _Table:
-        gaps_s = np.array(arrivals.gaps_s)
         # a frame needs no more time than all steps take, after a start that is as late as can be
-        horizon_s = min(sum(basis.steps_s) + max(basis.steps_s), float(gaps_s[-1]))
+        longest_s = (1 + LATE) * arrivals.gaps_s[-1]
+        horizon_s = min(sum(basis.steps_s) + max(basis.steps_s), longest_s)
         count = min(MOST_BINS, BINS + BINS_PER_STEP * len(self._plan))
         bin_s = max(horizon_s, 1e-6) / (count - 1)
-        bins = (gaps_s / bin_s + 1e-9).astype(int)
-        histogram = np.bincount(bins[bins < count], minlength=count) / (len(bins) + 1)
+        histogram = _histogram(np.array(arrivals.gaps_s), bin_s, count)
         latest = None
         if basis.deadline_s is not None:
             latest = [int((basis.deadline_s - sharers * times.p95_s(i)) / bin_s) for i in range(len(self._plan))]
@@ -134,6 +136,21 @@ class Planned(Path):
         )
         sweeps, lateness = (FIRST_SWEEPS, None) if old is None else (MORE_SWEEPS, old.solution.lateness)
         return _Table(basis, bin_s, solve(problem, sweeps=sweeps, lateness=lateness))
+
+
+def _histogram(gaps_s: NDArray[np.float64], bin_s: float, count: int) -> NDArray[np.float64]:
+    """Probability of each gap of 0, 1, ... bins, float64 [count]; what is missing to 1 are pauses.
+
+    A gap that is a little longer than any seen so far is more probable than a pause: without that, a long step would
+    begin at the very moment at which the frame is to be expected.
+    """
+    weight = np.repeat([1 - LATE_SHARE, LATE_SHARE / LATE_POINTS], [len(gaps_s), LATE_POINTS * len(gaps_s)])
+    late = np.linspace(0, LATE, LATE_POINTS + 1)[1:]
+    spread_s = np.concatenate([gaps_s, np.outer(1 + late, gaps_s).ravel()])
+    bins = (spread_s / bin_s + 1e-9).astype(int)
+    near = bins < count
+    # one more gap, without end, is always reckoned with
+    return np.bincount(bins[near], weights=weight[near], minlength=count) / (len(gaps_s) + 1)
 
 
 def path_named(name: str, plan: Plan, accuracies: Sequence[float | None] = ()) -> Path:
