@@ -82,8 +82,8 @@ def deadline_accuracy(results: list[FrameResult], arrivals_s: Sequence[float], a
 
 class TestPlanned:
     def test_runs_in_order_until_the_gaps_are_known_and_then_skips_what_is_superseded(self):
-        # 4 + 25 ms end before the next frame comes after 32, another 8 would be too many
-        results, _, _ = run(regular(31))
+        # 4 + 25 ms end before the next frame comes after 31, another 8 would be too many
+        results, _, _ = run(regular(32))
         assert {tuple(exits(r)) for r in results[:6]} == {(0, 1, 2), (0, 1, 2, 3)}
         assert {tuple(exits(r)) for r in results[12:-1]} == {(0, 3)}
 
