@@ -13,7 +13,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 import pipelines
@@ -28,30 +27,13 @@ from stream_ann.errors import (
     UsageError,
 )
 from stream_ann.ingest import FakeSource
-from stream_ann.nets import build
-from stream_ann.preprocess import Preprocessing
-from stream_ann.weights import save
-
-PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+from tests.small_weights import save_small_weights
 
 
 @pytest.fixture(scope="module")
 def small_weights(tmp_path_factory) -> Path:
     """An untrained network of three cheap exits, as weights with a card."""
-    torch.manual_seed(0)
-    net = build({"name": "resann", "classes": 5, "n": 1, "c": 8, "s": 1, "resolution_px": 32})
-    path = tmp_path_factory.mktemp("weights") / "small"
-    save(
-        net,
-        path,
-        title="untrained",
-        description="for tests",
-        classes=["ant", "bee", "cat", "dog", "eel"],
-        preprocessing=PREPROCESSING,
-        training={"kind": "trained", "command": "none", "data": "none", "seed": 0},
-        licence="Apache-2.0",
-    )
-    return path.with_suffix(".json")
+    return save_small_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -1,0 +1,214 @@
+"""The web page in a real browser, fed by real runs: what a visitor sees, and what a stranger cannot do."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipelines
+from benchmarks.camera import RtspCamera, encode_pattern
+from stream_ann.ingest import SourceOptions
+from stream_ann.sinks.web import Access, WebView
+from tests.browser import Browser
+from tests.small_weights import save_small_weights
+from tests.web_tools import EXITS, FakeRun
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.tool("chromium", "chromedriver")
+
+PICTURE = """
+const image = document.querySelector(".picture");
+if (!image.naturalWidth) return null;
+const canvas = document.createElement("canvas");
+canvas.width = 32; canvas.height = 18;
+const context = canvas.getContext("2d");
+context.drawImage(image, 0, 0, 32, 18);
+return Array.from(context.getImageData(0, 0, 32, 18).data.filter((_, i) => i % 4 != 3));
+"""
+VISIBLE = "const banner = document.querySelector('.banner'); return !banner.hidden && banner.textContent"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium) -> Iterator[Browser]:
+    chromium.cdp("Emulation.setDeviceMetricsOverride", width=1280, height=800, deviceScaleFactor=1, mobile=False)
+    yield chromium
+    chromium.open("about:blank")  # closes its connections to a server that is about to end
+
+
+def test_the_demo_moves_its_labels_follow_the_cuts_and_ctrl_c_ends_it(browser):
+    command = "import cli; cli.main()"
+    arguments = ["live", "demo", "--view", "web", "--web-port", "0", "--device", "cpu", "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ.copy()
+    )
+    try:
+        assert process.stderr is not None
+        said = ""
+        while (found := re.search(r"web page: (http://127\.0\.0\.1:\d+/)\n", said)) is None:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        browser.open(found[1])
+        labels: list[str] = []
+        pictures: set[bytes] = set()
+        deepest = 0
+        deadline_s = time.monotonic() + 40
+        while time.monotonic() < deadline_s and process.poll() is None:
+            labels.append(browser.text(".label") if browser.run("return !!document.querySelector('.label')") else "")
+            seen = browser.run(PICTURE) if labels[-1] else None
+            if seen:
+                pictures.add(bytes(seen))
+                deepest = max(deepest, browser.run("return document.querySelectorAll('.ladder .reached').length"))
+            if len({label for label in labels if label}) >= 2 and len(pictures) > 5:
+                break
+            time.sleep(0.1)
+        assert len({label for label in labels if label}) >= 2, labels
+        assert len(pictures) > 5, "the picture does not move"
+        assert deepest >= 1
+        assert browser.text(".ladder .exit", 3) == "lite2@260"
+        assert browser.run("return document.querySelectorAll('.ladder li').length") == 4
+        begun_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        # two seconds on a machine that has nothing else to do
+        assert time.monotonic() - begun_s < 6
+        browser.until("return document.getElementById('link').dataset.state === 'lost'")
+        assert "no connection" in browser.text(".state")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def small_weights(tmp_path_factory) -> Path:
+    """An untrained network of three cheap exits."""
+    return save_small_weights(tmp_path_factory.mktemp("weights"))
+
+
+class Running:
+    """A run of a camera that is iterated over in a thread, and its page."""
+
+    def __init__(self, url: str, weights: Path) -> None:
+        options = SourceOptions(connect_timeout_s=2.0, read_timeout_s=1.5)
+        self.run = pipelines.live(url, weights=weights, device="cpu", source_options=options)
+        self.view = WebView(self.run.statuses, self.run.plan.exit_names, access=Access(port=0))
+        self.thread = threading.Thread(target=self._iterate, name="test run", daemon=True)
+
+    def _iterate(self) -> None:
+        for result in self.run:
+            self.view.put(result)
+
+    def __enter__(self) -> Running:
+        self.view.__enter__()
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run.stop()
+        self.thread.join(10)
+        self.run.close()
+        self.view.close()
+
+
+def test_a_camera_that_is_killed_and_comes_back(browser, small_weights):
+    units = encode_pattern(frames=50)
+    with RtspCamera(units) as camera:
+        port, url = camera.port, camera.url
+        running = Running(url, small_weights)
+        with running:
+            browser.open(running.view.url)
+            browser.until("return document.querySelector('.state')?.textContent === 'live'")
+            browser.until("return document.querySelector('.card.has-picture') !== null")
+            assert browser.run(VISIBLE) is False
+            camera.stop()
+            text = browser.until(
+                "const banner = document.querySelector('.banner');"
+                "return /^Reconnecting/.test(banner.textContent) && !banner.hidden && banner.textContent"
+            )
+            assert re.search(r"The picture is [\d.]+ m?s old\.", text)
+            grey = "return getComputedStyle(document.querySelector('.picture')).filter"
+            assert "grayscale(1)" in browser.run(grey)
+            with RtspCamera(units, port=port):
+                browser.until("return document.querySelector('.banner').hidden")
+                assert browser.run(grey) == "none"
+                before = browser.run(PICTURE)
+                browser.until(f"const now = (() => {{{PICTURE}}})(); return now && String(now) !== '{before}'")
+                running.run.stop()
+
+
+@pytest.fixture
+def shown():
+    """A page of three sources, whose names and labels try to be markup."""
+    evil = "<img src=x onerror='document.title=1;window.broken=1'>"
+    run = FakeRun(f"{evil} garage", "front door", "</script><script>window.broken=1</script>")
+    with WebView(run.statuses, EXITS, access=Access(port=0)) as view:
+        image = np.full((90, 160, 3), 90, np.uint8)
+        for name in run.names:
+            view.put(
+                run.answer(name, label=f"{evil} cat", top=[(f"{evil} cat", 0.6), ("<b>dog</b>", 0.2)], image=image)
+            )
+        run.state("front door", "refused", f"wrong password {evil}", 2)
+        yield view
+
+
+def test_markup_in_names_labels_and_reasons_is_only_text(browser, shown):
+    browser.open(shown.url)
+    browser.until("return document.querySelectorAll('.card').length === 3")
+    browser.until("return document.querySelectorAll('.card.has-picture').length === 3")
+    assert browser.text(".label") == "<img src=x onerror='document.title=1;window.broken=1'> cat"
+    assert "onerror" in browser.text(".banner", 1)
+    assert browser.run("return document.querySelectorAll('img').length") == 3
+    assert browser.run("return document.querySelectorAll('script').length") == 1
+    assert browser.run("return window.broken === undefined")
+
+
+def test_several_are_a_grid_and_on_a_phone_a_column(browser, shown):
+    places = "return [...document.querySelectorAll('.card')].map((c) => Math.round(c.getBoundingClientRect().left))"
+    overflow = "return document.documentElement.scrollWidth - innerWidth"
+    browser.open(shown.url)
+    browser.until("return document.querySelectorAll('.card').length === 3")
+    assert len(set(browser.run(places))) == 3
+    assert browser.run(overflow) <= 0
+    browser.cdp("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    browser.until("return innerWidth === 390")
+    assert set(browser.run(places)) == {0}
+    assert browser.run(overflow) <= 0
+
+
+def test_nothing_is_loaded_from_elsewhere_and_nothing_is_complained_of(browser, shown):
+    browser.open(shown.url)
+    browser.until("return document.querySelectorAll('.card.has-picture').length === 3")
+    loaded = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert loaded
+    assert all(name.startswith(shown.url) for name in loaded)
+    # the policy is in force: what is not the page's own is not run
+    browser.run(
+        "const s = document.createElement('script'); s.textContent = 'window.inline = 1'; document.body.append(s)"
+    )
+    assert browser.run("return window.inline === undefined")
+
+
+def test_the_plot_moves(browser, shown):
+    browser.open(shown.url)
+    browser.until("return document.querySelectorAll('.card').length === 3")
+    painted = "return document.querySelector('.plot').toDataURL().length"
+    before = browser.run(painted)
+    for i in range(30):
+        shown.put(FakeRun(next(iter(shown._feed._sources))).answer(reached=1 + i % 2))
+    browser.until(f"{painted} > {before} + 200")
