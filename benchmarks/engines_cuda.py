@@ -8,6 +8,7 @@ Measures, in one run on one GPU:
   an abandoned frame drains, and while another lane of low priority is kept busy besides;
 - the host's processor time at 60 frames a second, refined to the end;
 - the time to the first answer, alone and beside a decoder that never rests (OpenCV on the demo clip);
+- each step for 2, 4 and 8 frames as one batch;
 - how many streams of 30 frames a second get a first answer for every frame before the next one comes;
 - how far the answers are from those in float32.
 
@@ -98,12 +99,27 @@ def measure(
     with _decoder() as decoded:
         results["first_answer"]["beside a busy decoder"] = _first_answers(one)
     results["first_answer"]["decoded_fps"] = round(decoded() / settings.seconds, 1)
-    results["streams_of_30_fps"] = _streams(one)
     one.engine.close()
     two = _Bench(net, preprocessing, device, settings, opening, lanes=2)
     key = "while an abandoned step drains and a low-priority lane is busy"
     results["arrival_to_first_step"][key] = _arrivals(two, busy=True, background=True)
     two.engine.close()
+    eight = _Bench(net, preprocessing, device, settings, opening, lanes=8)
+    engine = eight.engine
+    results["batches"] = [
+        {
+            "step": info.name,
+            "alone_ms": round(engine.step_s[step] * 1e3, 4),
+            **{
+                f"{n}_ms": round(taken_s * 1e3, 4)
+                for n in (2, 4, 8)
+                if (taken_s := engine.together_s(step, n)) is not None
+            },
+        }
+        for step, info in enumerate(engine.plan.steps)
+    ]
+    results["streams_of_30_fps"] = _streams(eight)
+    engine.close()
     return results
 
 
@@ -350,22 +366,29 @@ def _first_answers(bench: _Bench, fps: float = 30.0) -> dict[str, Any]:
 def _streams(bench: _Bench, fps: float = 30.0) -> dict[str, Any]:
     """Streams whose frames all get their first answer before the next one comes; deeper steps run in what time is left.
 
-    The frame that is due first goes first. This is the engine's own limit: no slots, no scheduler, one lane.
+    Frames that wait together run as a batch. This is the engine's own limit: no slots and no scheduler.
     """
     engine, rows, knee = bench.engine, [], 0
     for streams in bench.settings.streams:
         frames = max(2, round(bench.settings.seconds / 2 * fps))
         begun_s = time.perf_counter() + 0.01
         arrivals_s = sorted(begun_s + (k + s / streams) / fps for s in range(streams) for k in range(frames))
-        lost, deeper, answers_s = 0, 0, []
-        for number, arrival_s in enumerate(arrivals_s):
-            time.sleep(max(0.0, arrival_s - time.perf_counter()))
-            engine.start(bench.picture())
-            engine.run(0)
+        taken, lost, deeper, answers_s = 0, 0, 0, []
+        while taken < len(arrivals_s):
+            time.sleep(max(0.0, arrivals_s[taken] - time.perf_counter()))
             now_s = time.perf_counter()
-            answers_s.append(now_s - arrival_s)
-            lost += now_s > arrival_s + 1 / fps
-            next_s = arrivals_s[number + 1] if number + 1 < len(arrivals_s) else now_s
+            due_s = [arrival_s for arrival_s in arrivals_s[taken : taken + engine.lanes] if arrival_s <= now_s]
+            for lane in range(len(due_s)):
+                engine.start(bench.picture(), lane=lane)
+            if len(due_s) > 1:
+                engine.run_together(0, range(len(due_s)))
+            else:
+                engine.run(0)
+            taken += len(due_s)
+            now_s = time.perf_counter()
+            answers_s += [now_s - arrival_s for arrival_s in due_s]
+            lost += sum(now_s > arrival_s + 1 / fps for arrival_s in due_s)
+            next_s = arrivals_s[taken] if taken < len(arrivals_s) else now_s
             for step in range(1, len(engine.plan)):
                 if time.perf_counter() + engine.step_s[step] > next_s:
                     break

@@ -84,11 +84,21 @@ class Driver:
     """Drives an engine on a :class:`CodeNet` as no sane scheduler would, and checks every answer that comes out.
 
     Frames go to random lanes, are abandoned at any step with any number of steps in the queue, skip members, change
-    their size, and are overwritten by the caller as soon as the engine has taken them in.
+    their size, are overwritten by the caller as soon as the engine has taken them in, and run a step as a batch now and
+    then.
     """
 
-    def __init__(self, engine: LaneEngine, seed: int, *, atol: float, sides_px: tuple[int, ...] = (8, 8, 8, 9, 13)):
-        self.engine, self.random, self.atol, self.sides_px = engine, random.Random(seed), atol, sides_px
+    def __init__(
+        self,
+        engine: LaneEngine,
+        seed: int,
+        *,
+        atol: float,
+        sides_px: tuple[int, ...] = (8, 8, 8, 9, 13),
+        batches: float = 0.15,
+    ) -> None:
+        self.engine, self.random, self.atol = engine, random.Random(seed), atol
+        self.sides_px, self.batches = sides_px, batches
         net = CodeNet()
         self.expected = [answers_of(net, coded(code), PLAIN) for code in range(CODES)]
         self.lanes = [_Lane() for _ in range(engine.lanes)]
@@ -114,6 +124,9 @@ class Driver:
         step = self._next_step(at)
         if at.code is None:
             return
+        if step is not None and len(self.lanes) > 1 and self.random.random() < self.batches:
+            self.together(step)
+            return
         if step is not None and len(at.submitted) < depth and self.random.random() < 0.6:
             if not at.submitted and self.random.random() < 0.3:
                 self._check(at.code, step, self.engine.run(step, lane=lane))
@@ -123,6 +136,17 @@ class Driver:
             at.last = step
         elif at.submitted:
             self.collect(lane, timeout_s=self.random.choice((0.0, 1e-3, None)))
+
+    def together(self, step: int) -> None:
+        """Run a step of all lanes that could run it next as one batch."""
+        alike = [n for n, at in enumerate(self.lanes) if at.code is not None and step in self._possible(at)]
+        self.random.shuffle(alike)
+        answers = self.engine.run_together(step, alike)
+        for lane, probabilities in zip(alike, answers, strict=True):
+            at = self.lanes[lane]
+            assert at.code is not None
+            self._check(at.code, step, probabilities)
+            at.last = step
 
     def collect(self, lane: int, timeout_s: float | None = None) -> None:
         at = self.lanes[lane]
@@ -135,10 +159,13 @@ class Driver:
         self._check(at.code, at.submitted.popleft(), answer.probabilities)
 
     def _next_step(self, at: _Lane) -> int | None:
-        steps = self.engine.plan.steps
-        later = [i for i, info in enumerate(steps) if i > (-1 if at.last is None else at.last)]
-        possible = [i for i in later if steps[i].first or i - 1 == at.last]
+        possible = self._possible(at)
         return self.random.choice(possible[:2]) if possible else None
+
+    def _possible(self, at: _Lane) -> list[int]:
+        steps = self.engine.plan.steps
+        later = [i for i in range(len(steps)) if i > (-1 if at.last is None else at.last)]
+        return [i for i in later if steps[i].first or i - 1 == at.last]
 
     def _check(self, code: int, step: int, probabilities: NDArray[np.float32]) -> None:
         self.collected += 1

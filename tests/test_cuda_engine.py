@@ -96,7 +96,7 @@ class TestAnswers:
 
     def test_ten_thousand_frames(self):
         engine = opened(layer=FakeDevice(2, haste=0.6), lanes=2)
-        driver = Driver(engine, 3, atol=ATOL, sides_px=(8,) * 20 + (9, 11, 14))
+        driver = Driver(engine, 3, atol=ATOL, sides_px=(8,) * 20 + (9, 11, 14), batches=0.01)
         driver.drive(10_000, depth=2)
         assert driver.frames == 10_000
         assert driver.collected > 9_000
@@ -188,14 +188,54 @@ class TestQueue:
             engine.run(0)
         np.testing.assert_array_equal(first, before)
 
-    def test_several_lanes_together(self):
-        engine = opened(lanes=3)
-        for lane in range(3):
-            engine.start(coded(lane), lane=lane)
-        got = engine.run_together(0, (2, 0, 1))
-        expected = [answers_of(CodeNet(), coded(code), PLAIN)[0] for code in (2, 0, 1)]
-        np.testing.assert_allclose(got, expected, atol=ATOL)
-        assert engine.together_s(0, 2) is None
+    def test_answers_of_a_batch_are_those_of_its_frames(self):
+        engine, net = opened(lanes=11), CodeNet()
+        expected = [answers_of(net, coded(code), PLAIN) for code in range(11)]
+        for lanes in ((2, 0, 1), (3, 9), tuple(range(11)), (5,)):
+            for lane in lanes:
+                engine.start(coded(lane), lane=lane)
+            for step in (0, 1, 3, 4, 5):
+                got = engine.run_together(step, lanes)
+                assert got.dtype == np.float32
+                np.testing.assert_allclose(got, [expected[lane][step] for lane in lanes], atol=ATOL)
+
+    def test_frames_go_on_alone_after_a_batch_and_the_other_way_round(self):
+        engine, net = opened(layer=FakeDevice(haste=0), lanes=3), CodeNet()
+        expected = [answers_of(net, coded(code), PLAIN) for code in range(3)]
+        for _ in range(3):
+            for lane in range(3):
+                engine.start(coded(lane), lane=lane)
+                np.testing.assert_allclose(engine.run(3, lane=lane), expected[lane][3], atol=ATOL)
+            engine.run_together(4, (2, 1))
+            engine.submit(4, lane=0)
+            for lane in (1, 2):
+                np.testing.assert_allclose(engine.run(5, lane=lane), expected[lane][5], atol=ATOL)
+            with pytest.raises(ValueError, match="step 5 needs the state of step 4"):
+                engine.run_together(5, (0, 1))
+            np.testing.assert_allclose(engine.run(5, lane=0), expected[0][5], atol=ATOL)
+
+    @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
+    def test_batches_of_real_networks(self, arch):
+        net = random_net(arch)
+        engine = opened(net, PREPROCESSING, lanes=3)
+        pictures = images(3, seed=9)
+        for lane, picture in enumerate(pictures):
+            engine.start(picture, lane=lane)
+        expected = [reference(net, picture) for picture in pictures]
+        for step in range(len(engine.plan)):
+            got = engine.run_together(step, (1, 2, 0))
+            np.testing.assert_allclose(got, [expected[lane][step] for lane in (1, 2, 0)], atol=ATOL)
+
+    def test_batches_are_timed_and_offered_where_there_are_graphs(self):
+        engine = opened(lanes=5)
+        assert all((engine.together_s(step, 4) or 0) > 0 for step in range(len(engine.plan)))
+        assert opened().together_s(0, 2) is None
+        plain = opened(lanes=2, graphs=False)
+        assert plain.together_s(0, 2) is None
+        for lane in range(2):
+            plain.start(coded(lane), lane=lane)
+        expected = [answers_of(CodeNet(), coded(code), PLAIN)[0] for code in (1, 0)]
+        np.testing.assert_allclose(plain.run_together(0, (1, 0)), expected, atol=ATOL)
         with pytest.raises(ValueError, match="different ones"):
             engine.run_together(0, (1, 1))
 
@@ -219,7 +259,7 @@ class TestQueue:
     def test_lane_0_is_urgent_and_the_others_are_not(self):
         layer = FakeDevice()
         engine = opened(layer=layer, lanes=3)
-        assert [stream.urgent for stream in layer.streams] == [True, True, True, False]
+        assert [stream.urgent for stream in layer.streams] == [True, True, True, False, True]
         assert (engine.lanes, engine.concurrent, engine.name) == (3, True, "cuda")
 
 
@@ -294,8 +334,9 @@ class TestUnderTheScheduler:
 class TestRefusals:
     def test_steps_out_of_order(self):
         engine = opened()
-        with pytest.raises(ValueError, match="no picture yet"):
-            opened(lanes=2).run(0, lane=1)
+        for lane in range(2):
+            with pytest.raises(ValueError, match="no picture yet"):
+                opened(lanes=2).run(0, lane=lane)
         engine.start(coded(1))
         with pytest.raises(ValueError, match="step 1 needs the state of step 0, the last one run was None"):
             engine.run(1)
@@ -466,15 +507,17 @@ class TestTheFakeNotices:
             ("copied", "the host writes pinned .* which stream copies"),
             ("sent", "stream (first|second) .* reads .* of stream copies .*, which stream copies .* writes"),
             ("read", "stream copies .* writes .* which stream (first|second) .* reads"),
+            ("lent", "stream together .* reads .* which stream (first|second|low) .* writes"),
+            ("together", "the host reads pinned .* which stream together|stream together .* at an unordered time"),
             ("done", "the host reads pinned .* which stream (first|second) .* writes|before both are past"),
         ],
     )
     def test_an_event_that_nobody_waits_for(self, event, message):
         with pytest.raises(Race, match=message):
-            self.use(FakeDevice(3, ignored=[event]))
+            self.use(FakeDevice(3, ignored=[event]), lanes=2 if event in ("lent", "together") else 1)
 
-    def use(self, layer: FakeDevice) -> None:
-        engine = opened(layer=layer)
+    def use(self, layer: FakeDevice, *, lanes: int) -> None:
+        engine = opened(layer=layer, lanes=lanes)
         for code in range(5):
             engine.start(coded(code))
         Driver(engine, 3, atol=ATOL).drive(30, depth=2)

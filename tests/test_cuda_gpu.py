@@ -94,6 +94,24 @@ def test_frames_abandoned_at_every_step(queued):
     engine.close()
 
 
+@pytest.mark.parametrize("dtype", ATOL, ids=str)
+def test_batches_answer_as_their_frames_do(dtype):
+    net = random_net(ARCHS["eann of one shared and one other trunk"])
+    engine = opened(net, PREPROCESSING, dtype=dtype, lanes=11)
+    pictures = images(11, seed=3)
+    for lanes in ((4, 0), (1, 2, 3), tuple(range(11))):
+        alone = []
+        for lane in lanes:
+            engine.start(pictures[lane], lane=lane)
+            alone.append([engine.run(step, lane=lane) for step in range(len(engine.plan))])
+            engine.start(pictures[lane], lane=lane)
+        for step in range(len(engine.plan)):
+            got = engine.run_together(step, lanes)
+            np.testing.assert_allclose(got, [answers[step] for answers in alone], atol=ATOL[dtype])
+    assert (engine.together_s(0, 8) or 0) > 0
+    engine.close()
+
+
 BIG = {"name": "resann", "classes": 7, "n": 4, "c": 64, "s": 4, "resolution_px": 256}
 """Long enough steps on any GPU that two frames meet in them."""
 

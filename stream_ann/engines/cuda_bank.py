@@ -15,7 +15,7 @@ from stream_ann.lanes import Answer
 from stream_ann.nets.contract import Plan, State, Step
 from stream_ann.preprocess import Preprocessing
 
-__all__ = ["Bank", "Program"]
+__all__ = ["WARM_UPS", "Bank", "Program", "zeroing"]
 
 WARM_UPS = 3
 """How often each step runs before it is captured: libraries choose their kernels and allocate meanwhile."""
@@ -68,6 +68,8 @@ class Bank:
             for _ in plan.steps
         ]
         self._intake = Intake(device, stream, uploads, self._inputs, program.preprocessing, launcher)
+        self.lent_event = device.event("lent")
+        """Past once what was lent can be read."""
         self._launches: list[Work] = []
         self._last_step: int | None = None
         self._started = False
@@ -76,7 +78,7 @@ class Bank:
         """Warm up and capture; must come before anything else. One bank of each stream must warm up, the first one."""
         works = [self._work(step) for step in range(len(self._exits))]
         for images in self._inputs.values():
-            self.stream.run(_zeroing(images))
+            self.stream.run(zeroing(images))
         for _ in range(WARM_UPS if warm_up else 0):
             for work in works:
                 self.stream.run(work)
@@ -95,17 +97,29 @@ class Bank:
         self._started = True
         self._intake.start(square)
 
+    def forget(self) -> None:
+        """Hold no picture any more."""
+        self._started = False
+
+    def check(self, step: int) -> None:
+        """Make sure that a step can be run now.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if not self._started:
+            raise ValueError("no picture yet: call start() first")
+        if not self._program.plan.steps[step].first and self._last_step != step - 1:
+            raise ValueError(f"step {step} needs the state of step {step - 1}, the last one run was {self._last_step}")
+
     def launch(self, step: int) -> None:
         """Enqueue a step.
 
         Raises:
             ValueError: If the step cannot be run now.
         """
+        self.check(step)
         info = self._program.plan.steps[step]
-        if not self._started:
-            raise ValueError("no picture yet: call start() first")
-        if not info.first and self._last_step != step - 1:
-            raise ValueError(f"step {step} needs the state of step {step - 1}, the last one run was {self._last_step}")
         at = self._exits[step]
         if info.first:
             self._intake.arrive()
@@ -122,6 +136,24 @@ class Bank:
         if not at.done.wait(timeout_s):
             return None
         return Answer(at.row.read(), at.done.seconds_since(at.begun))
+
+    def lend(self, step: int) -> State:
+        """What a step reads, to be read on another stream behind ``lent_event``; see :meth:`give_back`."""
+        info = self._program.plan.steps[step]
+        if info.first:
+            self._intake.arrive()
+            self._intake.make(info.resolution_px)
+        self.stream.record(self.lent_event)
+        return (self._inputs[info.resolution_px],) if info.first else self._states[step - 1]
+
+    def state(self, step: int) -> State:
+        """Where a step leaves what the next one reads."""
+        return self._states[step]
+
+    def give_back(self, step: int, done: Event) -> None:
+        """Go on behind ``done``, by which a step was run on what was lent."""
+        self.stream.wait(done)
+        self._last_step = step
 
     def begun(self, step: int) -> Event:
         """Past once the device has begun with a step that was launched."""
@@ -141,7 +173,9 @@ class Bank:
         return work
 
 
-def _zeroing(images: torch.Tensor) -> Work:
+def zeroing(images: torch.Tensor) -> Work:
+    """Work that fills a static input with zeros."""
+
     def work() -> None:
         images.zero_()
 

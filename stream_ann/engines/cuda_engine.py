@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from stream_ann.engines.cuda_bank import Bank, Program
 from stream_ann.engines.cuda_device import CudaDevice, Device, Event, Stream
 from stream_ann.engines.cuda_intake import Launcher, Uploads
 from stream_ann.engines.cuda_precision import placed, placed_as_precise_as_float32
-from stream_ann.engines.opening import checked_temperatures, device_error, time_steps
+from stream_ann.engines.cuda_together import Together
+from stream_ann.engines.opening import checked_temperatures, device_error, time_steps, time_together
+from stream_ann.engines.times import BatchTimes
 from stream_ann.errors import DeviceError
 from stream_ann.lanes import Answer
 from stream_ann.nets.contract import AnytimeNet, Plan
@@ -54,7 +57,8 @@ class CudaEngine:
     A picture's centre square travels as 8-bit pixels through a ring of pinned buffers, on a stream that only copies,
     and is resized and normalised on the device, once for each resolution. The host waits for single events and sleeps
     meanwhile. How many steps are in the queue at a time is up to whoever calls :meth:`submit`; whatever is in the
-    queue when a frame is abandoned still runs, and its answers are dropped.
+    queue when a frame is abandoned still runs, and its answers are dropped. Frames of several lanes can run a step as
+    one batch: graphs of 2, 4 and 8 frames are captured as well.
 
     If a step cannot be captured, all are launched kernel by kernel, on the same streams: see :attr:`warning`.
 
@@ -100,12 +104,18 @@ class CudaEngine:
         self._crop = preprocessing.crop
         self._launcher = Launcher(graphs=graphs)
         self._lanes: list[_Lane] = []
+        self._together: Together | None = None
+        self._times = BatchTimes(len(self._plan))
         self._layer: Device | None = None
         try:
             self._layer = CudaDevice(device) if layer is None else layer
             with _opening, _Benchmarking():
                 self._open(self._layer, net, preprocessing, checked, dtype, lanes)
             self._step_s = time_steps(self, timing_runs)
+            if self._together is not None:
+                time_together(self, self._times, self._step_s)
+            for bank in (bank for at in self._lanes for bank in at.banks):
+                bank.forget()  # what was timed
         except RuntimeError as error:
             with contextlib.suppress(DeviceError):  # the first failure is the one to report
                 self.close()
@@ -237,7 +247,7 @@ class CudaEngine:
         return self._lane(lane).bank.begun(step)
 
     def run_together(self, step: int, lanes: Sequence[int]) -> NDArray[np.float32]:
-        """Run one step of several lanes, all submitted before the first is waited for; not one batch.
+        """Run one step of several lanes as one batch and wait; one by one where there are no graphs.
 
         Args:
             step: The step, which must be possible in each lane.
@@ -252,19 +262,23 @@ class CudaEngine:
         """
         if not lanes or len(set(lanes)) != len(lanes):
             raise ValueError(f"lanes must be different ones, and at least one, got {list(lanes)}")
-        for lane in lanes:
-            self.submit(step, lane=lane)
-        rows = []
-        for lane in lanes:
-            at = self._lane(lane)
-            answer = self._answer(at, at.submitted.pop(), None)
-            assert answer is not None
-            rows.append(answer.probabilities)
-        return np.stack(rows)
+        if self._together is None:
+            return np.stack([self.run(step, lane=lane) for lane in lanes])
+        banks = [self._lane(lane).bank for lane in lanes]
+        begun_s = time.perf_counter()
+        try:
+            probabilities = self._together.run(step, banks)
+        except RuntimeError as error:
+            raise device_error(self._torch_device, error) from error
+        self._times.add(step, len(lanes), time.perf_counter() - begun_s)
+        return probabilities
 
     def together_s(self, step: int, count: int) -> float | None:
-        """None: graphs are captured for single frames."""
-        return None
+        """Seconds that :meth:`run_together` takes for ``count`` lanes: measured at opening and whenever it runs.
+
+        None for one lane only, and where there are no graphs.
+        """
+        return None if self._together is None else self._times.estimate_s(step, count)
 
     def close(self) -> None:
         """Wait for what is in the queues, and let go of the device's memory; may be called more than once.
@@ -277,12 +291,12 @@ class CudaEngine:
             return
         try:
             layer.drain()
-            self._lanes = []  # what is still referred to would not be given back
+            self._lanes, self._together = [], None  # what is still referred to would not be given back
             layer.close()
         except RuntimeError as error:
             raise device_error(self._torch_device, error) from error
         finally:
-            self._lanes = []
+            self._lanes, self._together = [], None
 
     def _open(
         self,
@@ -308,7 +322,10 @@ class CudaEngine:
         banks = [Bank(layer, stream, uploads, program, self._launcher) for stream in streams]
         for number, bank in enumerate(banks):
             bank.open(warm_up=bank.stream not in streams[:number])
+        if lanes > 1 and self._launcher.graphs:
+            self._together = Together(layer, program, lanes, self._launcher)
         if not self._launcher.graphs:
+            self._together = None
             for bank in banks:
                 bank.relaunch()
         self._lanes = [_Lane(banks[:2]), *(_Lane([bank]) for bank in banks[2:])]
