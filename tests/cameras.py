@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stream_ann.clock import MonotonicClock
+from stream_ann.clock import Clock, MonotonicClock
 from stream_ann.frames import Frame
 from stream_ann.ingest import Reader, Slot, Source, SourceOptions, source_from
 from stream_ann.states import SourceState, StateChange
@@ -24,14 +24,18 @@ def quick(**others: Any) -> SourceOptions:
 class Watched:
     """Reads a source as a run does, and notes its states, its warnings and its frames. Stops with its context."""
 
-    def __init__(self, source: Source | str, options: SourceOptions | None = None) -> None:
+    def __init__(
+        self, source: Source | str, options: SourceOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
         self.source = source_from(source, options or quick()) if isinstance(source, str) else source
         self.states: list[StateChange] = []
         self.warnings: list[str] = []
         self.frames: list[Frame] = []
         self.error: BaseException | None = None
         self.slot = Slot(MonotonicClock())
-        self.reader = Reader(self.source, self.slot, on_state=self.states.append, on_warning=self.warnings.append)
+        self.reader = Reader(
+            self.source, self.slot, clock, on_state=self.states.append, on_warning=self.warnings.append
+        )
         self._before = set(threading.enumerate())
 
     def __enter__(self) -> Watched:

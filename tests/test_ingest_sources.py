@@ -372,6 +372,7 @@ class TestWebcam:
 
         assert capture.settings == {
             cv2.CAP_PROP_BUFFERSIZE: 1,
+            cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"MJPG"),
             cv2.CAP_PROP_FRAME_WIDTH: 1280,
             cv2.CAP_PROP_FRAME_HEIGHT: 720,
             cv2.CAP_PROP_FPS: 60,

@@ -11,7 +11,7 @@ from stream_ann.clock import Clock, MonotonicClock
 from stream_ann.errors import DecodeError, DisconnectedError, SourceError
 from stream_ann.ingest.retries import REFUSALS, Retries, retry_delay_s
 from stream_ann.ingest.slot import SLICE_S, Slot
-from stream_ann.ingest.source import Cancellable, Paced, Picture, Returning, Source
+from stream_ann.ingest.source import Cancellable, Paced, Picture, Remarking, Returning, Source
 from stream_ann.ingest.watching import StallWatch, StateKeeper
 from stream_ann.states import SourceState, StateChange
 
@@ -287,7 +287,8 @@ class Reader:
         if self._retries is not None:
             self._stalls.beat()
         if self._states.current.state != "live":
-            self._states.change("live")
+            remark = self._source.remark if isinstance(self._source, Remarking) else ""
+            self._states.change("live", remark)
             self._said = ""
         if self._came_back_s is None:
             self._came_back_s = self._clock.now_s()

@@ -12,7 +12,17 @@ from stream_ann.errors import DecodeError, SourceError
 from stream_ann.ingest.retries import Retries
 from stream_ann.text import clean
 
-__all__ = ["MAX_PIXELS", "Cancellable", "Paced", "Picture", "Returning", "Source", "check_size", "shown_path"]
+__all__ = [
+    "MAX_PIXELS",
+    "Cancellable",
+    "Paced",
+    "Picture",
+    "Remarking",
+    "Returning",
+    "Source",
+    "check_size",
+    "shown_path",
+]
 
 MAX_PIXELS = 2**28 // 3
 """Pictures of more pixels than this (89 megapixels, 256 MiB as RGB) are refused: a file of a few kilobytes can claim a
@@ -94,6 +104,16 @@ class Paced(Protocol):
     @property
     def paced(self) -> bool:
         """Whether pictures come faster than they are to be shown. Known once the source is open."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A source that may have something to say though it works."""
+
+    @property
+    def remark(self) -> str:
+        """In one line fit to be shown; empty where there is nothing. Known once the first picture is there."""
         ...
 
 

@@ -18,7 +18,7 @@ from stream_ann.ingest.pattern import PATTERN_FORM, PatternSource
 from stream_ann.ingest.source import Source, shown_path
 from stream_ann.ingest.url import SourceUrl, is_url
 from stream_ann.ingest.video import VideoSource
-from stream_ann.ingest.webcam import WebcamSource, list_webcams
+from stream_ann.ingest.webcam import FoundWebcam, WebcamSource, list_webcams
 
 __all__ = ["DEMO_CLIP", "SourceEntry", "list_sources", "source_from"]
 
@@ -49,8 +49,13 @@ class SourceEntry:
 
 def list_sources() -> list[SourceEntry]:
     """The webcams that are here, then every form that a source may take."""
-    here = [SourceEntry(webcam.spec, webcam.description) for webcam in list_webcams()]
+    here = [SourceEntry(webcam.spec, _described(webcam)) for webcam in list_webcams()]
     return here + [SourceEntry(*form) for form in _FORMS]
+
+
+def _described(webcam: FoundWebcam) -> str:
+    sizes = ", ".join(f"{width}x{height}" for width, height in webcam.sizes_px)
+    return f"{webcam.description}: {sizes}" if sizes else webcam.description
 
 
 def source_from(spec: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:

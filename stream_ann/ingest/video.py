@@ -255,6 +255,10 @@ class Decoder:
     def close(self) -> None:
         """Close the file."""
         self.packets = iter(())
+        if hasattr(self, "stream"):
+            # its threads must be at rest before they are freed: one with an error to log (which is on while a network
+            # source is open) would wait for the interpreter's lock, and whoever frees them holds that
+            self.stream.codec_context.flush_buffers()
         self.container.close()
         if self._file is not None:
             self._file.close()

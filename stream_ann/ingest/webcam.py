@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError
+from stream_ann.errors import DecodeError, DisconnectedError, SourceError, SourceNotFoundError
 from stream_ann.ingest.retries import Retries
 from stream_ann.ingest.source import Picture
+from stream_ann.ingest.v4l2 import capabilities
 from stream_ann.text import clean
 
 __all__ = ["FoundWebcam", "WebcamSource", "list_webcams"]
@@ -46,6 +47,8 @@ class FoundWebcam:
     """What to give as the source, e.g. ``/dev/video0``."""
     description: str
     """The name that the device gives itself, or "webcam"."""
+    sizes_px: tuple[tuple[int, int], ...] = ()
+    """Widths and heights that it offers, smallest first; empty where it does not say."""
 
 
 class WebcamSource:
@@ -85,6 +88,9 @@ class WebcamSource:
         """When to open it again, for it may be plugged in again."""
         self._open_capture = open_capture
         self._capture: Capture | None = None
+        self._was_open = self._had_file = False
+        self.remark = ""
+        """What is to be said of it though it works: that it gives another size than it was asked for."""
         self._cancelled = threading.Event()
 
     def check(self) -> None:
@@ -111,7 +117,12 @@ class WebcamSource:
             SourceError: If it is not there, or cannot be used.
         """
         self.close()
-        self.check()
+        try:
+            self.check()
+        except SourceNotFoundError:
+            if not self._was_open:
+                raise
+            raise self._unplugged() from None
         with _quiet_opencv():
             capture = (self._open_capture or _open_device)(self._number)
         self._capture = capture
@@ -121,7 +132,11 @@ class WebcamSource:
                 f"the webcam '{self.name}' cannot be opened",
                 "close other programs that may use it" if _LINUX else _present(),
             )
+        self._was_open, self._had_file, self.remark = True, self._device.exists(), ""
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # older frames in the driver's queue would be pure delay
+        if self._size_px is not None or self._fps is not None:
+            # uncompressed, USB has room for few large pictures a second; a camera without MJPEG ignores it
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
         if self._size_px is not None:
             capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._size_px[0])
             capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._size_px[1])
@@ -143,7 +158,11 @@ class WebcamSource:
             with _quiet_opencv():
                 there, image = capture.read()
             if there and image is not None:
-                return Picture(_rgb(image, self.name), None)
+                picture = Picture(_rgb(image, self.name), None)
+                self._compare(picture)
+                return picture
+            if self._had_file and not self._device.exists():
+                raise self._unplugged()
             if time.monotonic() >= end_s:
                 raise SourceError(
                     f"the webcam '{self.name}' gave no frame for {self._timeout_s:g} s",
@@ -162,6 +181,15 @@ class WebcamSource:
         """Make :meth:`read` give up."""
         self._cancelled.set()
 
+    def _compare(self, picture: Picture) -> None:
+        height_px, width_px = picture.image.shape[:2]
+        if self._size_px is not None and not self.remark and (width_px, height_px) != self._size_px:
+            asked_w, asked_h = self._size_px
+            self.remark = f"{asked_w}x{asked_h} was asked for, but it gives {width_px}x{height_px}"
+
+    def _unplugged(self) -> SourceError:
+        return DisconnectedError(f"the webcam '{self.name}' is unplugged", "plug it in again")
+
 
 def list_webcams(*, devices: Path = Path("/dev"), names: Path = Path("/sys/class/video4linux")) -> list[FoundWebcam]:
     """The webcams that Linux knows of; none on other systems, which do not say without opening them.
@@ -175,11 +203,14 @@ def list_webcams(*, devices: Path = Path("/dev"), names: Path = Path("/sys/class
         number = device.name.removeprefix("video")
         if not number.isdecimal():
             continue
+        able = capabilities(device)
+        if able is not None and not able.captures:
+            continue
         try:
             name = clean((names / device.name / "name").read_text(errors="replace"))
         except OSError:
             name = ""
-        found.append((int(number), FoundWebcam(str(device), name or "webcam")))
+        found.append((int(number), FoundWebcam(str(device), name or "webcam", able.sizes_px if able else ())))
     return [webcam for _, webcam in sorted(found, key=lambda pair: pair[0])]
 
 
