@@ -7,6 +7,7 @@ import pickle
 import random
 import statistics
 import threading
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -152,7 +153,8 @@ class TestReturning:
 
 class TestStates:
     def keeper(self) -> tuple[StateKeeper, FakeClock, list[StateChange]]:
-        clock, told = FakeClock(10.0), []
+        clock = FakeClock(10.0)
+        told: list[StateChange] = []
         return StateKeeper("cam", clock, told.append), clock, told
 
     def test_a_state_begins_once_though_its_reason_changes(self):
@@ -324,7 +326,7 @@ class TestFrameNumbers:
 
         encoder = av.CodecContext.create("libx264", "w")
         encoder.width, encoder.height, encoder.pix_fmt = 64, 48, "yuv420p"
-        encoder.framerate, encoder.gop_size = 25, 40
+        encoder.framerate, encoder.gop_size = Fraction(25), 40
         options = {"profile": profile, "preset": "fast", "x264-params": "scenecut=0:bframes=0:repeat-headers=1"}
         encoder.options = options
         noise = np.random.default_rng(0)
