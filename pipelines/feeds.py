@@ -87,9 +87,9 @@ class Feed:
         self.slot.close()
         self.reader.cancel()
 
-    def join(self) -> None:
-        """Wait for the reader's thread to end, and take over its last count."""
-        self.reader.stop()
+    def join(self, timeout_s: float) -> None:
+        """Wait for the reader's thread to end, in seconds at most, and take over its last count."""
+        self.reader.stop(timeout_s)
         self.stats.set_counts(self.counts)
 
 

@@ -38,6 +38,8 @@ Spec = str | os.PathLike[str] | Source
 
 OPEN_TIMEOUT_S = 15.0
 """How long a source may take to give its first sign of life."""
+CLOSE_TIMEOUT_S = 0.5
+"""How long the reader threads may take to end, all together, before they are left to it."""
 
 
 class LiveRun(Iterator[FrameResult]):
@@ -123,6 +125,7 @@ class LiveRun(Iterator[FrameResult]):
             on_error=self._failed,
         )
         self._left = max_frames
+        self._closed = False
         self._results = self._scheduler.results()
         for feed in self._feeds:
             feed.reader.start()
@@ -244,8 +247,11 @@ class LiveRun(Iterator[FrameResult]):
         self._scheduler.stop()
         for feed in self._feeds:
             feed.close()
+        # all together, and only once: a thread that libav holds on to ends by itself, within its timeouts
+        until_s = time.monotonic() + (0.0 if self._closed else CLOSE_TIMEOUT_S)
+        self._closed = True
         for feed in self._feeds:
-            feed.join()
+            feed.join(max(0.0, until_s - time.monotonic()))
         self.stats.set_counts(self.counts)
         self.engine.close()
 

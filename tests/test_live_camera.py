@@ -18,9 +18,10 @@ import av
 import pytest
 
 from benchmarks.camera import AccessUnit, Faults, RtspCamera, encode_pattern
+from tests.labelling import tiny_weights
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-c", "import cli; cli.main()", "-v", "live", "--device", "cpu", "--view", "none"]
+COMMAND = [sys.executable, "-c", "import cli; cli.main()", "-v", "live", "--device", "cpu", "--engine", "torch"]
 PASSWORD = "hu@nt/er?2#x"
 FORMS = [PASSWORD, quote(PASSWORD, safe=""), base64.b64encode(f"me:{PASSWORD}".encode()).decode(), "hu@nt", "er?2#x"]
 
@@ -51,10 +52,11 @@ class Command:
         return b"\0".join([out, err, *(f.read_bytes() for f in files), *(str(f).encode() for f in files)])
 
 
-def start(folder: Path, camera: RtspCamera, *options: str, user: str = f"me:{PASSWORD}") -> Command:
+def start(folder: Path, camera: RtspCamera, weights: Path, *options: str) -> Command:
     folder.mkdir()
     arguments = [
-        f"rtsp://{user}@127.0.0.1:{camera.port}/live",
+        f"rtsp://me:{PASSWORD}@127.0.0.1:{camera.port}/live",
+        *("--view", "none", "--weights", str(weights)),
         *("--events", str(folder / "events.jsonl"), "--record", str(folder / "video.mkv")),
         *("--connect-timeout-s", "30", "--read-timeout-s", "30", *options),
     ]
@@ -68,14 +70,19 @@ def units() -> list[AccessUnit]:
 
 
 @pytest.fixture(scope="module")
-def commands(units, tmp_path_factory) -> Iterator[dict[str, Command]]:
+def weights(tmp_path_factory) -> Path:
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def commands(units, weights, tmp_path_factory) -> Iterator[dict[str, Command]]:
     """One for each state, started together, since most of their time is loading."""
     folder = tmp_path_factory.mktemp("runs")
     faults = {"connecting": Faults(silent=True), "stalled": Faults(stall_after=30), "live": Faults()}
     cameras = {state: RtspCamera(units, password=PASSWORD, faults=fault) for state, fault in faults.items()}
     for camera in cameras.values():
         camera.__enter__()
-    started = {state: start(folder / state, camera) for state, camera in cameras.items()}
+    started = {state: start(folder / state, camera, weights) for state, camera in cameras.items()}
     yield started
     for command in started.values():
         command.process.kill()
@@ -113,9 +120,9 @@ def test_interrupted_in_any_state_it_ends_within_two_seconds_with_whole_files(co
     assert written.count(b"rtsp://me:***@127.0.0.1") >= 2
 
 
-def test_a_wrong_password_is_said_without_it_even_in_a_traceback(units, tmp_path: Path):
+def test_a_wrong_password_is_said_without_it_even_in_a_traceback(units, weights, tmp_path: Path):
     with RtspCamera(units, password="another") as camera:
-        command = start(tmp_path / "run", camera, "--reconnect-attempts", "0")
+        command = start(tmp_path / "run", camera, weights, "--reconnect-attempts", "0")
         out, err = command.process.communicate(timeout=90)
     assert command.process.returncode == 1
     assert b"Traceback" in err, "-v shows them"

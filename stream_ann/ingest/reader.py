@@ -182,6 +182,7 @@ class Reader:
             return True
         self._thread.join(timeout_s)
         self._stalls.join(timeout_s)
+        self._states.change("ended")  # even if it is stuck: nothing of it will be handed over any more
         return not self._thread.is_alive()
 
     @property
