@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.labelling.annotating import Annotator
 from pipelines.labelling.inputs import find_videos
 from pipelines.labelling.job import LabelRun, LabelStatus
 from pipelines.labelling.lanes import Lanes
@@ -145,9 +146,12 @@ def label(
         layout = layout_of(out, videos, format=format, segments=segments, top_k=top_k, overlays=overlay)
     ledger = Ledger(videos, settings, layout, exits=len(card.steps), resume=resume, overwrite=overwrite)
     outputs: Outputs | None = None
+    stopped = threading.Event()
     try:
         if layout is not None:
-            outputs = Outputs(layout, ledger.videos, state=ledger.outputs)
+            names = [step.name for step in card.steps]
+            annotator = Annotator(ledger.videos, names, stopped.is_set)
+            outputs = Outputs(layout, ledger.videos, state=ledger.outputs, annotate=annotator)
         clock = MonotonicClock()
         outlook = Outlook(ledger.videos, settings.selection)
         pacing = Pacing(
@@ -173,6 +177,7 @@ def label(
             pacing=pacing,
             outlook=outlook,
             clock=clock,
+            stopped=stopped,
             strict=strict,
             on_warning=on_warning,
         )

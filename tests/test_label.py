@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
+import pyarrow.parquet
 import pytest
 
 import pipelines
@@ -331,11 +336,117 @@ class TestTables:
         assert any(row["label"].startswith("'=") for row in rows)
         assert set(rows[0]) >= {"class_1", "probability_1", "class_2", "probability_2"}
 
+    def test_parquet_is_read_back(self, tiny, folder, tmp_path):
+        out = tmp_path / "o.parquet"
+        found = list(pipelines.label(folder, out=out, weights=tiny, top_k=2))
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+        assert [(r["source"], r["frame"], r["label"], r["exit"]) for r in rows] == [
+            (f.source, f.index, f.label, f.exit) for f in found
+        ]
+        assert [r["pts_s"] for r in rows] == pytest.approx([f.pts_s for f in found])
+        assert [[t["label"] for t in r["top"]] for r in rows] == [[n for n, _ in f.top] for f in found]
+        assert [len(r["exits"]) for r in rows] == [len(f.exits) for f in found]
+
+    def test_segments_are_runs_of_one_label(self, tiny, folder, tmp_path):
+        out = tmp_path / "o.csv"
+        found = list(pipelines.label(folder, out=out, weights=tiny, segments=True))
+        with out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        runs = [list(g) for _, g in itertools.groupby(found, key=lambda f: (f.source, f.label))]
+        assert len(runs) < len(found)
+        assert [(r["source"], r["label"].removeprefix("'"), int(r["frames"])) for r in rows] == [
+            (run[0].source, run[0].label, len(run)) for run in runs
+        ]
+        for row, frames in zip(rows, runs, strict=True):
+            assert float(row["start_s"]) == pytest.approx(frames[0].pts_s, abs=1e-6)
+            assert float(row["end_s"]) == pytest.approx(frames[-1].pts_s + 0.04, abs=1e-6)
+            assert float(row["confidence"]) == pytest.approx(np.mean([f.confidence for f in frames]), abs=1e-6)
+
+    @pytest.mark.tool("ffprobe")
+    def test_subtitles_are_read_by_a_player(self, tiny, folder, tmp_path):
+        out = tmp_path / "clip2.vtt"
+        found = list(pipelines.label(folder / "clip2.mp4", out=out, weights=tiny))
+        command = ["ffprobe", "-v", "error", "-show_packets", "-show_data", "-of", "json", str(out)]
+        packets = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)["packets"]
+        runs = [list(g) for _, g in itertools.groupby(found, key=lambda f: f.label)]
+        assert len(packets) == len(runs)
+        for packet, frames in zip(packets, runs, strict=True):
+            assert float(packet["pts_time"]) == pytest.approx(frames[0].pts_s, abs=1e-3)
+            assert float(packet["duration_time"]) == pytest.approx(0.04 * len(frames), abs=2e-3)
+
+    def test_one_subtitle_file_is_for_one_video(self, tiny, folder, tmp_path):
+        with pytest.raises(UsageError, match="is for one video, not for 3"):
+            pipelines.label(folder, out=tmp_path / "o.vtt", weights=tiny)
+
     def test_standard_output(self, tiny, folder):
         code, out, err = run("label", folder / "clip1.mp4", "--out", "-", "--weights", tiny, "--quiet")
         assert code == 0, err
         assert [json.loads(line)["frame"] for line in out.splitlines()] == list(range(7))
         assert err == ""
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory) -> Path:
+    """A video of variable rate with sound that begins later than its pictures."""
+    path = tmp_path_factory.mktemp("spoken") / "spoken.mp4"
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=44100)
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        video.codec_context.time_base = video.time_base = Fraction(1, 1000)
+        for image, ms in zip(
+            numbered(12), [200, 240, 440, 1000, 1010, 1500, 1540, 1580, 1600, 1700, 1800, 1900], strict=True
+        ):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = ms, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        tone = (np.sin(np.arange(44100 * 2) * 0.06) * 9000).astype(np.int16)
+        for start in range(0, len(tone), 1024):
+            sound_ = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="s16", layout="mono")
+            sound_.sample_rate, sound_.pts = 44100, start + 4410
+            container.mux(audio.encode(sound_))
+        container.mux(audio.encode(None))
+    return path
+
+
+def sound_packets(path: Path) -> list[tuple[float, bytes]]:
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(audio=0) if p.size and p.pts is not None]
+        return [(float(p.pts or 0) * float(p.time_base), bytes(p)) for p in packets]
+
+
+def frame_times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+class TestAnnotated:
+    @pytest.mark.parametrize("options", [{}, {"stride": 5}], ids=str)
+    def test_sound_and_times_are_kept(self, tiny, spoken, tmp_path, options):
+        list(pipelines.label(spoken, out=tmp_path / "o.jsonl", overlay=tmp_path / "drawn", weights=tiny, **options))
+        made = tmp_path / "drawn" / "spoken.mp4"
+        assert frame_times(made) == pytest.approx(frame_times(spoken), abs=1e-9)
+        assert sound_packets(made) == sound_packets(spoken)
+        assert len(sound_packets(made)) > 50
+        with av.open(str(made)) as drawn, av.open(str(spoken)) as plain:
+            pairs = zip(drawn.decode(video=0), plain.decode(video=0), strict=True)
+            for ours, theirs in pairs:
+                difference = np.abs(ours.to_ndarray(format="rgb24").astype(int) - theirs.to_ndarray(format="rgb24"))
+                assert difference[-40:].mean() > 3 * difference[:20].mean()
+        assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["spoken.mp4"]
+        assert not list(tmp_path.rglob("*unfinished*"))
+
+    def test_it_never_replaces_an_input(self, tiny, spoken, tmp_path):
+        with pytest.raises(UsageError, match="would replace an input"):
+            pipelines.label(spoken, out=tmp_path / "o.jsonl", overlay=spoken.parent, weights=tiny)
+
+    def test_a_broken_video_is_drawn_as_far_as_it_goes(self, tiny, tmp_path):
+        whole = encode(tmp_path / "whole.mkv", noise(30), options={"g": "10"})
+        cut_short(whole, tmp_path / "cut.mkv", 0.6)
+        run_ = pipelines.label(tmp_path / "cut.mkv", out=tmp_path / "o.jsonl", overlay=tmp_path / "d", weights=tiny)
+        count = len(list(run_))
+        assert 5 < count < 30
+        assert len(frame_times(tmp_path / "d" / "cut.mp4")) == count
 
 
 def contents(path: Path) -> dict[str, bytes]:

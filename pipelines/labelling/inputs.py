@@ -52,7 +52,7 @@ def find_videos(
             with a path on each line, ``-`` for such a list on standard input, ``demo`` for the bundled clip. A path
             object always means a file or folder.
         lists: More files with a path on each line. Lines may end with NUL instead, as from ``find -print0``.
-        apart_from: Folders in which nothing is taken for an input: outputs.
+        apart_from: Folders that are left out where they are below an input folder: outputs.
 
     Raises:
         SourceNotFoundError: If there is no such file, folder or list. What a list names is looked at later.
@@ -62,10 +62,8 @@ def find_videos(
     excluded = [Path(os.path.realpath(folder)) for folder in apart_from]
     found: dict[str, Video] = {}
     sources = [*inputs, *(f"@{os.fspath(path)}" for path in lists)]
-    for video in (v for source in sources for v in _videos(source)):
-        real = os.path.realpath(video.path)
-        if not any(Path(real).is_relative_to(folder) for folder in excluded):
-            found.setdefault(real, video)
+    for video in (v for source in sources for v in _videos(source, excluded)):
+        found.setdefault(os.path.realpath(video.path), video)
     if not found:
         raise UsageError("there is nothing to label", "name a video, a folder, a glob, or a list with @FILE")
     return tuple(_distinct(found.values()))
@@ -99,7 +97,7 @@ def _folded(path: Path) -> str:
     return str(path).casefold()  # some file systems tell no difference
 
 
-def _videos(source: str | os.PathLike[str]) -> Iterator[Video]:
+def _videos(source: str | os.PathLike[str], excluded: Sequence[Path]) -> Iterator[Video]:
     if isinstance(source, str):
         if not source.strip():
             raise UsageError("an input is empty", "name a video, a folder, a glob, or a list with @FILE")
@@ -119,7 +117,7 @@ def _videos(source: str | os.PathLike[str]) -> Iterator[Video]:
     except (OSError, ValueError) as error:
         raise SourceError(f"'{shown}' cannot be read", "check the path") from error
     if is_folder:
-        yield from _in_folder(path)
+        yield from _in_folder(path, excluded)
     elif exists:
         yield Video(path, shown, Path(path.name))
     elif isinstance(source, str) and any(c in source for c in "*?["):
@@ -128,13 +126,16 @@ def _videos(source: str | os.PathLike[str]) -> Iterator[Video]:
         raise SourceNotFoundError(f"there is no file or folder '{shown}'", "check the path")
 
 
-def _in_folder(folder: Path) -> Iterator[Video]:
-    paths = sorted(
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in VIDEO_EXTENSIONS and not name.startswith(".")
-    )
+def _in_folder(folder: Path, excluded: Sequence[Path]) -> Iterator[Video]:
+    paths = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if Path(os.path.realpath(Path(root) / name)) not in excluded]
+        paths += [
+            Path(root) / name
+            for name in names
+            if Path(name).suffix.lower() in VIDEO_EXTENSIONS and not name.startswith(".")
+        ]
+    paths.sort()
     if not paths:
         raise UnsupportedSourceError(f"there is no video in the folder '{shown_path(folder)}'", "check the path")
     for path in paths:

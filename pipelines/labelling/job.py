@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -140,6 +141,7 @@ class LabelRun(Iterator[LabelledFrame]):
         pacing: Pacing,
         outlook: Outlook,
         clock: Clock,
+        stopped: threading.Event,
         strict: bool,
         on_warning: Callable[[str], None] | None,
     ) -> None:
@@ -158,8 +160,8 @@ class LabelRun(Iterator[LabelledFrame]):
         self._begun_s = clock.now_s()
         self._ended_s: float | None = None
         self._new = 0
-        self._stopped = self._closed = False
-        self._begun = False
+        self._stopped = stopped
+        self._closed = False
         self._frames = self._work()
 
     def __iter__(self) -> Self:
@@ -200,7 +202,7 @@ class LabelRun(Iterator[LabelledFrame]):
 
     def stop(self) -> None:
         """Ask the job to end soon. Safe to call from any thread and from a signal handler."""
-        self._stopped = True
+        self._stopped.set()
         self._executor.stop()
 
     def close(self) -> None:
@@ -220,6 +222,8 @@ class LabelRun(Iterator[LabelledFrame]):
         outputs, ledger = self._outputs, self._ledger
         if outputs is not None:
             outputs.publish()
+        if self._stopped.is_set():
+            return
         if not ledger.complete:
             self._outlook.start()
             self._executor.start()
@@ -236,12 +240,14 @@ class LabelRun(Iterator[LabelledFrame]):
                     self._new += len(frames)
                     self._pacing.done(len(frames))
                     yield from frames
-                if self._stopped:
+                if self._stopped.is_set():
                     return
                 self._commit(unit)
+                if self._stopped.is_set():
+                    return
                 if failure is not None and self._strict:
                     raise SourceError(failure)
-            if self._stopped:
+            if self._stopped.is_set():
                 return
         if outputs is not None and not ledger.complete:
             outputs.finish()

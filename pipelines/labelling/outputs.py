@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pipelines.labelling.annotating import check_targets
 from pipelines.labelling.inputs import Video, output_names
 from stream_ann.errors import OutputError, UsageError, nearest
 from stream_ann.labelled import LabelledFrame, Runs
@@ -120,9 +121,10 @@ def layout_of(
         )
     if chosen == "parquet":
         need_parquet()
-    layout = Layout(
-        None if text == "-" else path, each, chosen, segments, top_k, None if overlays is None else Path(overlays)
-    )
+    pictures = None if overlays is None else Path(overlays)
+    layout = Layout(None if text == "-" else path, each, chosen, segments, top_k, pictures)
+    if pictures is not None:
+        check_targets(videos, [pictures / name for name in output_names(videos, ".mp4")])
     try:
         if each:
             path.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,8 @@ class Outputs:
         layout: What is written where.
         videos: All videos.
         state: What :meth:`commit` gave, to go on from there.
-        annotate: Makes the annotated video of a video, given its number, the file of its frames and its target.
+        annotate: Makes the annotated video of a video, given its number, the file of its frames and its target;
+            False where it was stopped.
 
     Raises:
         OutputError: If they cannot be written, or are not what was committed.
@@ -154,7 +157,7 @@ class Outputs:
         videos: Sequence[Video],
         *,
         state: Mapping[str, Any] | None = None,
-        annotate: Callable[[int, Path, Path], None] | None = None,
+        annotate: Callable[[int, Path, Path], bool] | None = None,
     ) -> None:
         self._layout = layout
         self._videos = videos
@@ -225,7 +228,8 @@ class Outputs:
         }
 
     def publish(self) -> None:
-        """Put what the last commit has finished into its place. May be done again after any interruption.
+        """Put what the last commit has finished into its place. May be done again after any interruption, and ends
+        early when the job is stopped.
 
         Raises:
             OutputError: If that fails; another attempt may succeed.
@@ -238,7 +242,8 @@ class Outputs:
                 frames = self._frames_path(video)
                 if frames.exists():
                     target = self._layout.overlays / self._pictures[video]
-                    self._annotate(video, frames, target)
+                    if not self._annotate(video, frames, target):
+                        return
                     frames.unlink()
             self._ended.pop(0)
 

@@ -17,7 +17,7 @@ from stream_ann.errors import SourceError, UsageError
 from stream_ann.ingest.libav import opening
 from stream_ann.ingest.video import Decoder
 
-__all__ = ["WHOLE", "Selection", "Span", "expected_frames", "spans_of"]
+__all__ = ["WHOLE", "Selection", "Span", "expected_frames", "spans_of", "time_base_of"]
 
 _SEEKABLE = frozenset({"matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
 """Containers that hold an index of their key frames."""
@@ -140,6 +140,18 @@ def expected_frames(path: str | os.PathLike[str], name: str, selection: Selectio
     decoder = Decoder(Path(path), name, "SLICE", threads=1)
     try:
         return _expected(decoder.container, decoder.stream, selection)
+    finally:
+        decoder.close()
+
+
+def time_base_of(path: str | os.PathLike[str], name: str) -> Fraction | None:
+    """The unit of a video's timestamps, in seconds; None where it cannot be told."""
+    try:
+        decoder = Decoder(Path(path), name, "SLICE", threads=1)
+    except SourceError:
+        return None
+    try:
+        return decoder.stream.time_base
     finally:
         decoder.close()
 

@@ -10,6 +10,7 @@ was reached is filled, one that was not is hollow, and the one that the answer c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -115,11 +116,15 @@ class Overlay:
         return picture
 
     def paint(self, picture: NDArray[np.uint8], result: FrameResult, stats: StatsSnapshot | None = None) -> None:
-        """Put the overlay alone onto a picture, uint8 [H, W, 3] RGB, in place."""
+        """Put the overlay alone onto a picture, uint8 [H, W, 3] RGB, in place.
+
+        Where nobody waited for the answer (its times are NaN), no times are shown.
+        """
         height, width = picture.shape[:2]
-        tiles = _tiles(result, stats)
+        timed = not math.isnan(result.final_ms)
+        tiles = _tiles(result, stats) if timed else []
         bars = min(self._top_k, len(result.top))
-        layout = _layout(width, height, bars, self._exit_names, len(tiles))
+        layout = _layout(width, height, bars, self._exit_names, len(tiles), timed)
         if layout is None:
             return
         pane = layout.pane
@@ -289,10 +294,10 @@ def _arrow_px(em: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _layout(width: int, height: int, bars: int, names: tuple[str, ...], tiles: int) -> _Layout | None:
+def _layout(width: int, height: int, bars: int, names: tuple[str, ...], tiles: int, times: bool) -> _Layout | None:
     """The fullest layout that leaves most of the picture free; None where not even the label has room."""
     em = em_px(width, height)
-    full = _Show(bars)
+    full = _Show(bars, times=times, tiles=tiles > 0)
     ladders = [replace(full, bars=0), replace(full, bars=0, names=False)]
     attempts = [full, replace(full, names=False), *(replace(full, bars=b) for b in range(bars - 1, 0, -1)), *ladders]
     plainest = replace(full, bars=0, names=False, tiles=False)

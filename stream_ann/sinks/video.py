@@ -24,9 +24,10 @@ from stream_ann.sinks.timeline import Timeline
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
-__all__ = ["VideoSink"]
+__all__ = ["VideoSink", "letterboxed", "tag_colours", "yuv_frame"]
 
 Draw = Callable[[FrameResult], NDArray[np.uint8]]
 
@@ -200,23 +201,16 @@ class VideoSink:
         context.thread_count = 1  # the engine needs the others
         context.time_base = stream.time_base = kind.tick
         context.gop_size = 600
-        context.colorspace, context.color_range = _MATRIX_BT601, _RANGE_LIMITED
-        context.color_primaries, context.color_trc = _PRIMARIES_BT709, _TRANSFER_BT709
+        tag_colours(context)
         return stream
 
     def _frame(self, picture: NDArray[np.uint8], stream: VideoStream) -> av.VideoFrame:
         """``picture`` in the recording's size, as YUV 4:2:0."""
         height, width = picture.shape[:2]
         if (width + width % 2, height + height % 2) != (stream.width, stream.height):
-            picture = _letterboxed(picture, stream.width, stream.height)
+            picture = letterboxed(picture, stream.width, stream.height)
             self.resized += 1
-        elif width % 2 or height % 2:
-            picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)  # 13 times as fast as swscale
-        frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p")
-        frame.colorspace, frame.color_range = _MATRIX_BT601, _RANGE_LIMITED
-        frame.color_primaries, frame.color_trc = _PRIMARIES_BT709, _TRANSFER_BT709
-        return frame
+        return yuv_frame(picture)
 
     def _mux(self, packet: Packet[Any] | None) -> None:
         """Write the packet before this one, whose duration is now known; None ends the recording."""
@@ -233,7 +227,24 @@ class VideoSink:
             self._whole_bytes = self._path.stat().st_size  # both muxers write a fragment at once, and flush it
 
 
-def _letterboxed(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+def tag_colours(context: VideoCodecContext | av.VideoFrame) -> None:
+    """Say how the colours of :func:`yuv_frame` are meant."""
+    context.colorspace, context.color_range = _MATRIX_BT601, _RANGE_LIMITED
+    context.color_primaries, context.color_trc = _PRIMARIES_BT709, _TRANSFER_BT709
+
+
+def yuv_frame(picture: NDArray[np.uint8]) -> av.VideoFrame:
+    """A picture, uint8 [H, W, 3] RGB, as YUV 4:2:0; odd sizes are made even by repeating the last row or column."""
+    height, width = picture.shape[:2]
+    if width % 2 or height % 2:
+        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)  # 13 times as fast as swscale
+    frame = av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p")
+    tag_colours(frame)
+    return frame
+
+
+def letterboxed(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """``picture`` as large as it fits into ``width`` by ``height``, its shape kept, between black bars."""
     scale = min(width / picture.shape[1], height / picture.shape[0])
     inner = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
