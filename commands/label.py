@@ -105,6 +105,10 @@ def label(
         str | None,
         typer.Option(help="Decode on this kind of device where it can: cuda, vaapi, ...", rich_help_panel=SPEED),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Work on a Ray cluster: auto, ray://HOST:10001, or local.", rich_help_panel=SPEED),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what an earlier run has left.", rich_help_panel=END)
     ] = False,
@@ -163,6 +167,7 @@ def label(
         batch_size=batch_size,
         workers=workers,
         hwaccel=hwaccel,
+        cluster=cluster,
         on_warning=lambda line: warn(console, line),
     )
     interrupted = follow(run, console=console, summary_json=summary_json)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.labelling.annotating import Annotator
+from pipelines.labelling.cluster import Cluster
 from pipelines.labelling.inputs import find_videos
 from pipelines.labelling.job import LabelRun, LabelStatus
 from pipelines.labelling.lanes import Lanes
@@ -62,6 +63,7 @@ def label(
     batch_size: int | None = None,
     workers: int | None = None,
     hwaccel: str | None = None,
+    cluster: str | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> LabelRun:
     """Label every frame of videos, in order, each exactly once.
@@ -103,6 +105,8 @@ def label(
         batch_size: Frames that run together, at most.
         workers: How many videos, or parts of one, are worked on at a time; by default as many as there are cores.
         hwaccel: Kind of device to decode on where it can, such as ``"cuda"``.
+        cluster: Work on a Ray cluster: ``"auto"``, ``"ray://HOST:PORT"``, or ``"local"`` (extra 'cluster'). Videos and
+            weights must be at the same paths on all of its machines.
         on_warning: Called with one line for everything that went wrong without ending the run.
 
     Returns:
@@ -162,17 +166,28 @@ def label(
             shares_cores=settings.device == "cpu",
         )
         on_cpu = settings.device == "cpu"
-        count = workers if workers is not None else cores() if on_cpu else min(GPU_LANES, cores())
-        opener = Opener(settings, loaded, ledger.videos, pacing.pace_s, max(1, cores() // count), hwaccel)
         work = units(ledger.videos, settings.selection, begin=ledger.next, first=ledger.units)
-        lanes = Lanes(work, _apart(opener) if on_cpu else _shared(opener), count=count)
-        if on_cpu:
-            pacing.lanes = lambda: lanes.active
+        count = workers if workers is not None else cores() if on_cpu else min(GPU_LANES, cores())
+        executor: Lanes | Cluster
+        if cluster is not None:
+            executor = Cluster(
+                work,
+                settings,
+                ledger.videos,
+                address=cluster,
+                workers=workers,
+                pace=pacing.pace_s,
+                hwaccel=hwaccel,
+            )
+        else:
+            opener = Opener(settings, loaded, ledger.videos, pacing.pace_s, max(1, cores() // count), hwaccel)
+            executor = Lanes(work, _apart(opener) if on_cpu else _shared(opener), count=count, shared=not on_cpu)
+        pacing.lanes = lambda: executor.active
         return LabelRun(
             settings,
             card,
             ledger,
-            lanes,
+            executor,
             outputs=outputs,
             pacing=pacing,
             outlook=outlook,

@@ -38,14 +38,21 @@ class Lanes:
         units: The units in order; taken one by one by the lanes' threads.
         open_worker: Makes the worker of a lane, given its number, in the lane's own thread.
         count: Number of lanes.
+        shared: Whether all lanes share a device.
     """
 
     def __init__(
-        self, units: Iterator[Unit], open_worker: Callable[[int], tuple[UnitWorker, Callable[[], None]]], *, count: int
+        self,
+        units: Iterator[Unit],
+        open_worker: Callable[[int], tuple[UnitWorker, Callable[[], None]]],
+        *,
+        count: int,
+        shared: bool = False,
     ) -> None:
         self._units = units
         self._open_worker = open_worker
         self._count = count
+        self._shared = shared
         self._stop = threading.Event()
         self._taking = threading.Lock()
         self._changed = threading.Condition()
@@ -75,7 +82,9 @@ class Lanes:
 
     @property
     def active(self) -> int:
-        """How many units are being labelled now, at least 1."""
+        """How many cores label now, or 1 where all lanes share a device."""
+        if self._shared:
+            return 1
         with self._changed:
             return max(1, sum(not running.done for running in self._running))
 
