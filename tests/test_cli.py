@@ -56,6 +56,7 @@ class TestHelp:
         [
             [],
             ["live"],
+            ["label"],
             ["evaluate"],
             ["train"],
             ["sources"],

@@ -22,10 +22,10 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(tmp_path: Path, monke
     tiny = tiny_weights(tmp_path / "weights")
     some_videos(tmp_path / "videos", (40, 7, 60))
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"")
-    options = {"weights": tiny, "confidence": 0.6}
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
-    list(pipelines.label(tmp_path / "videos", out=alone, **options))
-    with pipelines.label(tmp_path / "videos", out=together, cluster="local", workers=2, **options) as run:
+    list(pipelines.label(tmp_path / "videos", out=alone, weights=tiny, confidence=0.6))
+    run = pipelines.label(tmp_path / "videos", out=together, cluster="local", workers=2, weights=tiny, confidence=0.6)
+    with run:
         first = next(run)
         assert isinstance(run._executor, Cluster)
         workers = run._executor.process_ids()
