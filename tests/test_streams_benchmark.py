@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import streams
 from stream_ann.frames import Frame
+
+
+NOBODY: Any = None
 
 
 class TestKnee:
@@ -24,7 +28,7 @@ class TestKnee:
 
         monkeypatch.setattr(streams, "serve", serve)
         args = argparse.Namespace(policy="in-order", fps=30.0, seconds=1.0, most=most, quick=quick)
-        found, runs = streams.knee(None, None, [], args)
+        found, runs = streams.knee(NOBODY, NOBODY, [], args)
         return found, [run["streams"] for run in runs]
 
     @pytest.mark.parametrize("served", [0, 1, 2, 3, 5, 8, 13, 31, 32, 63, 64, 1000])
