@@ -48,6 +48,8 @@ def play(
     errors: Sequence[BaseException | None] = (),
     accuracies: Sequence[float] = (),
     members: Sequence[int] | None = None,
+    queue_depth: int = 1,
+    concurrent: bool = False,
 ) -> Played:
     """Frame ``i`` of source ``s`` is black but for the code ``s``, so that an answer tells which source it is of."""
     clock = FakeClock()
@@ -59,7 +61,14 @@ def play(
         )
         for number, times in enumerate(arrivals_s)
     ]
-    engine = FakeLanes(clock, step_s, lanes=len(slots) if lanes is None else lanes, more=more, members=members)
+    engine = FakeLanes(
+        clock,
+        step_s,
+        lanes=len(slots) if lanes is None else lanes,
+        more=more,
+        members=members,
+        concurrent=concurrent,
+    )
     scheduler = Scheduler(
         engine,
         slots,
@@ -68,6 +77,7 @@ def play(
         policy=policy,
         path=path_named(path, engine.plan, accuracies),
         waiter=ScriptedInbox(slots, clock),
+        queue_depth=queue_depth,
     )
     return Played(list(scheduler.results()), slots, engine, scheduler, clock)
 
@@ -231,12 +241,27 @@ class TestFailing:
     more=st.none() | st.floats(0.05, 1.5),
     deadline_ms=st.none() | st.floats(0.1, 100),
     path=st.sampled_from(["in-order", "planned"]),
+    one_member=st.booleans(),
+    queue_depth=st.integers(1, 3),
+    concurrent=st.booleans(),
 )
-@settings(max_examples=120, deadline=None)
-def test_every_frame_of_every_source_is_answered_or_counted(gaps_us, steps_us, lanes, more, deadline_ms, path):
+@settings(max_examples=150, deadline=None)
+def test_every_frame_of_every_source_is_answered_or_counted(
+    gaps_us, steps_us, lanes, more, deadline_ms, path, one_member, queue_depth, concurrent
+):
     arrivals = [(np.cumsum(gaps) / 1e6).tolist() for gaps in gaps_us]
     policy = UntilNextFrame() if deadline_ms is None else UntilNextFrame() & Deadline(deadline_ms)
-    played = play(arrivals, [s / 1e6 for s in steps_us], lanes=lanes, more=more, policy=policy, path=path)
+    played = play(
+        arrivals,
+        [s / 1e6 for s in steps_us],
+        lanes=lanes,
+        more=more,
+        policy=policy,
+        path=path,
+        members=[0] * len(steps_us) if one_member else None,
+        queue_depth=queue_depth,
+        concurrent=concurrent,
+    )
     assert_invariants(played, arrivals)
 
 

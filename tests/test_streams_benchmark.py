@@ -13,7 +13,6 @@ import pytest
 from benchmarks import streams
 from stream_ann.frames import Frame
 
-
 NOBODY: Any = None
 
 

@@ -52,9 +52,17 @@ class Runner:
         self.times.add(step, self._clock.now_s() - begun_s)
         return probabilities
 
-    def together(self, step: int, lanes: Sequence[int]) -> NDArray[np.float32]:
-        """Run a step of several lanes as one batch, float32 [len(lanes), classes]."""
-        return self._laned.run_together(step, lanes)
+    def run_all(self, step: int, lanes: Sequence[int]) -> Sequence[NDArray[np.float32]]:
+        """Run a step of any number of lanes, several as one batch; the answers in the order of the lanes."""
+        if len(lanes) > 1:
+            return list(self._laned.run_together(step, lanes))
+        return [self.run(step, lane) for lane in lanes]
+
+    def first_s(self, frames: int) -> float:
+        """How long the quickest first answer takes for each of so many frames, in seconds."""
+        alone_s = min(self.times.typical_s(i) for i, step in enumerate(self.plan.steps) if step.first)
+        together_s = self.together_s(0, frames) if frames > 1 else None
+        return alone_s if together_s is None else min(alone_s, together_s / frames)
 
     def together_s(self, step: int, count: int) -> float | None:
         """How long that takes, in seconds; None where it is not offered."""

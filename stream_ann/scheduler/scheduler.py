@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -230,12 +231,16 @@ class Scheduler:
     def _wanting(self) -> list[SourceWork]:
         """The sources with a frame to take, the most urgent first."""
         now_s = self._clock.now_s()
-        failed = {id(source) for source in self._sources if source.error is not None}
-        wanting = [source for source in self._sources if source.look(now_s)]
+        wanting = []
         for number, source in enumerate(self._sources):
-            if source.error is not None and id(source) not in failed and len(self._sources) > 1 and self._on_error:
+            over = source.over
+            if source.look(now_s):
+                wanting.append(source)
+            elif source.error is not None and not over and len(self._sources) > 1 and self._on_error is not None:
                 self._on_error(number, source.error)
-        return sorted(wanting, key=lambda source: source.urgency(now_s, self._policy.deadline_s))
+        if len(wanting) > 1:
+            wanting.sort(key=lambda source: source.urgency(now_s, self._policy.deadline_s))
+        return wanting
 
     def _begin(self, wanting: Sequence[SourceWork]) -> None:
         """Take the most urgent frame and run its first step, together with others that want the same one."""
@@ -258,11 +263,11 @@ class Scheduler:
         count = best_count(lambda n: self._runner.together_s(step, n), min(len(alike), len(self._free)), left_s)
         group = []
         for source in alike[:count]:
-            lane = self._free.pop(0)
+            lane = min(self._free)
             job = source.take(lane, now_s)
             if job is None:  # closed from outside meanwhile
-                self._free.append(lane)
                 continue
+            self._free.remove(lane)
             self._runner.start(job.frame.image, lane)
             if self._background is not None:
                 self._background.see(job.frame)
@@ -275,33 +280,31 @@ class Scheduler:
         """Run the most promising step of the frames in the works; False if none is to run now."""
         now_s = self._clock.now_s()
         working = [(s, s.job) for s in self._sources if s.job is not None and s.job.choice.step is not None]
-        time_for = self._time_for(now_s)
         if len(self._sources) > 1:
-            allowed = {step: time_for(step, 1) for step in {job.choice.step for _, job in working} if step is not None}
-            working = [pair for pair in working if allowed[pair[1].choice.step or 0]]
+            time_for = self._time_for(now_s)
+            working = [pair for pair in working if time_for(pair[1].choice.step or 0, 1)]
             working.sort(key=lambda pair: -self._gain_per_s(pair[0], pair[1], now_s, len(working)))
         if not working:
             return False
         step = working[0][1].choice.step
         assert step is not None
+        if self._queue_depth > 1 and (len(working) == 1 or working[0][1].queue):
+            self._run_queued(*working[0], depth=self._queue_depth if len(working) == 1 else 1)
+            return True
         alike = [pair for pair in working if pair[1].choice.step == step and not pair[1].queue]
-        if self._queue_depth > 1 and len(working) == 1:
-            self._run_queued(*working[0])
-        else:
-            count = best_count(lambda n: self._runner.together_s(step, n), len(alike), math.inf)
-            while count > 1 and not time_for(step, count):
-                count //= 2
-            self._run(step, alike[:count])
+        count = best_count(lambda n: self._runner.together_s(step, n), len(alike), math.inf)
+        while count > 1 and not time_for(step, count):
+            count //= 2
+        self._run(step, alike[:count])
         return True
 
     def _time_for(self, now_s: float) -> Callable[[int, int], bool]:
         """Whether a step, run for so many frames from now on, lets every source's next frame be answered in time."""
         expected = [source.expected(now_s, self._policy.deadline_s) for source in self._sources]
         frames = [frame for frame in expected if frame is not None]
-        first_s = min(self.step_times.typical_s(i) for i, info in enumerate(self._runner.plan.steps) if info.first)
-        if len(frames) > 1 and (together_s := self._runner.together_s(0, len(frames))) is not None:
-            first_s = min(first_s, together_s / len(frames))
+        first_s = self._runner.first_s(len(frames))
 
+        @functools.cache
         def time_for(step: int, count: int) -> bool:
             takes_s = self.step_times.p95_s(step) if count == 1 else self._runner.together_s(step, count)
             return takes_s is None or leaves_time(now_s + takes_s, first_s, frames)
@@ -317,24 +320,21 @@ class Scheduler:
         return gain / max(self.step_times.typical_s(step), 1e-9)
 
     def _run(self, step: int, group: Sequence[tuple[SourceWork, Job]]) -> None:
-        if len(group) == 1:
-            answers = [self._runner.run(step, group[0][1].lane)]
-        elif group:
-            answers = list(self._runner.together(step, [job.lane for _, job in group]))
+        answers = self._runner.run_all(step, [job.lane for _, job in group])
         done_s = self._clock.now_s()
-        for (source, job), probabilities in zip(group, answers if group else (), strict=True):
+        for (source, job), probabilities in zip(group, answers, strict=True):
             job.last = step
             self._note(source, job, Prediction(step, self._labelling.group(probabilities), done_s))
 
-    def _run_queued(self, source: SourceWork, job: Job) -> None:
-        """Keep the engine supplied with the frame's steps, and take the answer of the oldest."""
+    def _run_queued(self, source: SourceWork, job: Job, *, depth: int) -> None:
+        """Keep the engine supplied with so many of the frame's steps, and take the answer of the oldest."""
         begun_s = self._clock.now_s()
         elapsed_s = begun_s - job.frame.arrival_s
         if not job.queue and job.choice.step is not None:
             self._runner.submit(job.choice.step, job.lane)
             job.queue.append(job.choice.step)
         elapsed_s += sum(self.step_times.typical_s(step) for step in job.queue)
-        while len(job.queue) < self._queue_depth:
+        while len(job.queue) < depth:
             outlook = source.outlook(
                 elapsed_s, self.step_times, last=job.queue[-1], deadline_s=self._policy.deadline_s, sharers=1
             )

@@ -133,7 +133,7 @@ class SourceWork:
         None where no frame is to be expected: none came for long, or all wait for their turn.
         """
         last_s, gap_s = self.arrivals.last_s, self.arrivals.mean_s
-        if self.over or last_s is None or gap_s is None or now_s > last_s + GONE * gap_s:
+        if last_s is None or gap_s is None or now_s > last_s + GONE * gap_s or self.slot.ended:
             return None
         next_s = max(now_s, last_s + gap_s)
         return next_s, next_s + self._room_s(deadline_s)
