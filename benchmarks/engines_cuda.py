@@ -208,7 +208,7 @@ class _Whole:
         launcher = Launcher()
         resolutions = sorted({step.resolution_px for step in plan.steps})
         inputs = {px: stream.empty((1, 3, px, px), bench.engine.dtype) for px in resolutions}
-        intake = Intake(layer, stream, Uploads(layer), inputs, preprocessing, launcher)
+        intake = Intake(layer, stream, Uploads(layer, "whole"), inputs, preprocessing, launcher)
         rows = [layer.host_buffer(plan.classes, torch.float32) for _ in plan.steps]
         done = layer.event("done")
         kept: list[State] = []

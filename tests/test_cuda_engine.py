@@ -256,10 +256,32 @@ class TestQueue:
         layer.streams = held
         engine.close()
 
+    def test_nothing_in_the_low_lane_holds_up_lane_0(self):
+        """Not even the copy of a picture whose place on the device is still to be read."""
+        layer = FakeDevice(haste=0)
+        engine = opened(layer=layer, lanes=2)
+        for _ in range(6):
+            engine.start(coded(1), lane=1)
+            for step in range(6):
+                engine.run(step, lane=1)
+        held, layer.streams = layer.streams, [stream for stream in layer.streams if "low" not in stream.name[:11]]
+        assert len(layer.streams) == len(held) - 1
+        for _ in range(2):
+            engine.start(coded(2), lane=1)
+            engine.submit(0, lane=1)
+            engine.submit(2, lane=1)
+        for code in range(6):
+            engine.start(coded(code))
+            np.testing.assert_allclose(engine.run(0), answers_of(CodeNet(), coded(code), PLAIN)[0], atol=ATOL)
+        layer.streams = held
+        engine.close()
+
     def test_lane_0_is_urgent_and_the_others_are_not(self):
         layer = FakeDevice()
         engine = opened(layer=layer, lanes=3)
-        assert [stream.urgent for stream in layer.streams] == [True, True, True, False, True]
+        low = [stream.name for stream in layer.streams if not stream.urgent]
+        assert [name.rsplit(" ", 1)[0] for name in low] == ["stream low", "stream copies low"]
+        assert len(layer.streams) == 7
         assert (engine.lanes, engine.concurrent, engine.name) == (3, True, "cuda")
 
 

@@ -45,8 +45,8 @@ class _Exit:
 class Bank:
     """Buffers for one frame, and the launches of all steps on them, which run on one stream.
 
-    Several banks may share a stream. Steps follow each other in the order of the plan, from the first step of any
-    member on.
+    Several banks may share a stream and the way to the device. Steps follow each other in the order of the plan, from
+    the first step of any member on.
 
     Args:
         device: The device.
@@ -88,8 +88,8 @@ class Bank:
         self._launches = [self._launcher.launch(self.stream, work) for work in works]
 
     def relaunch(self) -> None:
-        """Launch kernel by kernel from here on, because a capture failed."""
-        self._launches = [_running(self.stream, self._work(step)) for step in range(len(self._exits))]
+        """Launch kernel by kernel from here on, because a capture failed: the launcher makes nothing else by now."""
+        self._launches = [self._launcher.launch(self.stream, self._work(step)) for step in range(len(self._exits))]
 
     def start(self, square: NDArray[np.uint8]) -> None:
         """Take in a picture, the centre square uint8 [S, S, 3]; it may change as soon as this returns."""
@@ -180,7 +180,3 @@ def zeroing(images: torch.Tensor) -> Work:
         images.zero_()
 
     return work
-
-
-def _running(stream: Stream, work: Work) -> Work:
-    return lambda: stream.run(work)

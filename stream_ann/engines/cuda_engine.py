@@ -54,7 +54,7 @@ class CudaEngine:
     buffers each and share one stream of low priority: their steps run one after another, in the order in which they
     were submitted, and beside those of lane 0.
 
-    A picture's centre square travels as 8-bit pixels through a ring of pinned buffers, on a stream that only copies,
+    A picture's centre square travels as 8-bit pixels through a ring of pinned buffers, on streams that only copy,
     and is resized and normalised on the device, once for each resolution. The host waits for single events and sleeps
     meanwhile. How many steps are in the queue at a time is up to whoever calls :meth:`submit`; whatever is in the
     queue when a frame is abandoned still runs, and its answers are dropped. Frames of several lanes can run a step as
@@ -314,14 +314,13 @@ class CudaEngine:
             own = placed(net, dtype, layer)
         self._dtype = dtype
         program = Program(self._plan, own.steps, dtype, temperatures, preprocessing)
-        uploads = Uploads(layer)
-        streams: list[Stream] = [first, second]
+        streams: list[tuple[Stream, Uploads]] = [(first, Uploads(layer, "first")), (second, Uploads(layer, "second"))]
         if lanes > 1:
-            low = layer.stream("low", urgent=False)
+            low = layer.stream("low", urgent=False), Uploads(layer, "low", urgent=False)
             streams += [low] * (lanes - 1)
-        banks = [Bank(layer, stream, uploads, program, self._launcher) for stream in streams]
+        banks = [Bank(layer, stream, uploads, program, self._launcher) for stream, uploads in streams]
         for number, bank in enumerate(banks):
-            bank.open(warm_up=bank.stream not in streams[:number])
+            bank.open(warm_up=number < 3)  # the others share the third one's stream
         if lanes > 1 and self._launcher.graphs:
             self._together = Together(layer, program, lanes, self._launcher)
         if not self._launcher.graphs:

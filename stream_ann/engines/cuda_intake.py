@@ -65,16 +65,21 @@ class _Slot:
 class Uploads:
     """The way to the device: a ring of pinned buffers and a stream that copies.
 
+    A copy waits until the buffer that it goes to has been read, and holds up those behind it meanwhile. So each stream
+    of steps has a way of its own.
+
     Args:
         device: The device.
+        name: What the stream is called.
+        urgent: Its priority.
         ring: Number of buffers.
     """
 
-    def __init__(self, device: Device, *, ring: int = RING) -> None:
+    def __init__(self, device: Device, name: str, *, urgent: bool = True, ring: int = RING) -> None:
         self._device = device
         self._slots = [_Slot(device.host_buffer(1, torch.uint8), 1, device.event("copied")) for _ in range(ring)]
         self._turn = 0
-        self.stream = device.stream("copies", urgent=True)
+        self.stream = device.stream(f"copies {name}", urgent=urgent)
 
     def send(self, square: NDArray[np.uint8], to: Tensor, *, after: Event, done: Event) -> None:
         """Enqueue the copy of a picture.
