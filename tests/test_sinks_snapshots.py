@@ -193,6 +193,25 @@ class TestClips:
         assert copied
         assert set(copied) <= original
 
+    def test_before_the_first_key_frame_there_is_none(self, video, tmp_path):
+        ring = PacketRing(1.0)
+        sink = sink_for(tmp_path / "snapshots", {"cam": ring}, before_s=1.0, after_s=0.5)
+        source = VideoSource(video, name="cam")
+        source.open()
+        picture = source.read()
+        assert picture is not None
+        for _ in range(25):
+            source.read()
+        source.packet_tap = ring.add  # too late for the first second
+        while source.read() is not None:
+            pass
+        source.close()
+        sink.write(a_result("cat", 0.0, image=picture.image))
+        sink.close()
+        (path,) = (tmp_path / "snapshots").glob("*.json")
+        assert json.loads(path.read_text())["clip"] is None
+        assert len(list((tmp_path / "snapshots").iterdir())) == 2
+
     def test_without_packets_it_is_made_of_the_frames(self, tmp_path):
         sink = sink_for(tmp_path, before_s=1.0, after_s=0.5, gap_s=0)
         for i, image in enumerate(numbered(40)):

@@ -252,3 +252,23 @@ def test_the_summary_of_a_long_plan_leaves_out_what_never_happened():
     console.print(summary_table(make_stats(depths=[0] * 12 + [5] + [0] * 17), names, 1.0))
     assert "exit-12" in out.getvalue()
     assert "exit-13" not in out.getvalue()
+
+
+def test_trouble_takes_the_place_of_the_label_and_the_age_of_the_picture_is_told():
+    frame = make_result(arrival_s=time.monotonic() - 12).frame
+    lost = StateChange("demo", "reconnecting", 0.0, "the camera does not answer", 3)
+    text = shown(replace(status(), state=lost, frame=frame))
+    assert "reconnecting (attempt 3): the camera does not answer" in text
+    assert "Egyptian cat" not in text
+    assert "picture 12 s old" in text
+    back = shown(replace(status(), state=StateChange("demo", "live", 0.0), frame=frame))
+    assert "Egyptian cat" in back
+    assert "old" not in shown(replace(status(), state=StateChange("demo", "ended", 0.0), frame=frame))
+
+
+def test_of_several_the_one_in_trouble_says_so():
+    frame = make_result(arrival_s=time.monotonic() - 12).frame
+    lost = replace(status(), source="door", state=StateChange("door", "stalled", 0.0), frame=frame)
+    text = shown([replace(status(), source="yard"), lost])
+    assert "stalled, picture 12 s old" in text
+    assert "Egyptian cat" in text

@@ -9,17 +9,18 @@ import unicodedata
 __all__ = ["slug", "stamp"]
 
 
-def slug(text: str, *, longest: int = 40) -> str:
+def slug(text: str, *, longest: int = 40, end: bool = False) -> str:
     """``text`` as part of a file name: lower case letters, digits and hyphens; ``"x"`` where nothing of it is left.
 
     Args:
         text: Anything.
         longest: How many characters it may have.
+        end: Whether the end of a longer text is kept, as of a path, rather than its beginning.
     """
     plain = unicodedata.normalize("NFKD", text.lower())
     kept = "".join(c for c in plain if not unicodedata.combining(c))
     words = re.sub(r"[^\w]+|_", "-", kept).strip("-")
-    return words[:longest].strip("-") or "x"
+    return (words[-longest:] if end else words[:longest]).strip("-") or "x"
 
 
 def stamp(wall_s: float) -> str:

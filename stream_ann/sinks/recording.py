@@ -163,7 +163,7 @@ class RecordingSink:
     def _name_of(self, source: str) -> str:
         """The source's name as part of a file name, unlike those of all other sources."""
         if source not in self._names:
-            name = plain = slug(source)
+            name = plain = slug(source, end=True)
             number = 1
             while name in self._names.values():
                 number += 1

@@ -211,7 +211,7 @@ class SnapshotSink:
 
     def _take(self, source: _Source, result: FrameResult) -> None:
         wall_s = self._wall_s()
-        name = f"{stamp(wall_s)}-{slug(result.frame.source, longest=30)}-{slug(result.label, longest=30)}"
+        name = self._name_for(result, wall_s)
         options = self._options
         clip = self._clip(source, result, name) if options.before_s > 0 or options.after_s > 0 else None
         picture = f"{name}.{options.format}"
@@ -227,6 +227,16 @@ class SnapshotSink:
         self._kept.append(name)
         while len(self._kept) > options.most:
             self._delete(self._kept.popleft())
+
+    def _name_for(self, result: FrameResult, wall_s: float) -> str:
+        """A name that no other snapshot has."""
+        source, label = slug(result.frame.source, longest=30, end=True), slug(result.label, longest=30)
+        name = plain = f"{stamp(wall_s)}-{source}-{label}"
+        number = 1
+        while name in self._kept:
+            number += 1
+            name = f"{plain}-{number}"
+        return name
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._options.folder / name
@@ -256,8 +266,9 @@ class SnapshotSink:
                 return source.clip.path.name
             self._finish(source)
         packets = source.ring.since(at_s - options.before_s, own_time=own_time)
-        if not packets:
-            return None  # none has come yet since the connection was made
+        begins_s = None if not packets else packets[0][1].pts_s if own_time else packets[0][1].arrival_s
+        if begins_s is None or begins_s > at_s + options.after_s:
+            return None  # no key frame has come yet since the connection was made
         source.clip = Clip(options.folder / name, packets[0][1])
         source.own_time, source.clip_begun_s, source.clip_until_s = own_time, at_s, at_s + options.after_s
         source.last = packets[0][0] - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stream_ann.errors import UsageError
+from stream_ann.states import TROUBLED
 from stream_ann.stats import Latency, LiveStatus, StatsSnapshot
-from stream_ann.text import clean, format_count, format_ms
+from stream_ann.text import clean, format_age, format_count, format_ms
 
 __all__ = ["TerminalView", "summary_table"]
 
@@ -248,7 +250,14 @@ def _view(statuses: Sequence[LiveStatus], source: str, names: Sequence[str], wid
         figures.add_row(_pair(*numbers[0]), _pair(*numbers[1]))
         figures.add_row(_pair(*numbers[2]), _pair(*numbers[3]))
         parts += [first, final, "", figures]
-    return _panel(Group(*parts), source, stats.results_per_s, width)
+    return _panel(Group(*parts), source, f"{stats.results_per_s:.1f} results/s{_age(status)}", width)
+
+
+def _age(status: LiveStatus) -> str:
+    """How old the picture is that the answer is about, as the end of a line; nothing where it will not age."""
+    if status.frame is None or (status.state is not None and status.state.state == "ended"):
+        return ""
+    return f", picture {format_age(time.monotonic() - status.frame.arrival_s)} old"
 
 
 def _lines(statuses: Sequence[LiveStatus], title: str, names: Sequence[str], width: int, height: int) -> RenderableType:
@@ -270,7 +279,7 @@ def _lines(statuses: Sequence[LiveStatus], title: str, names: Sequence[str], wid
         counts, state = status.stats.counts, status.state
         away = state is not None and state.state != "live"
         if away:
-            label = Text(state.state if state is not None else "", DIM)
+            label = Text(f"{clean(state.line)}{_age(status)}" if state is not None else "", DIM)
         else:
             label = Text(clean(status.label)) if status.label else Text("waiting for the first frame", DIM)
         cells: list[RenderableType] = [Text(clean(status.source), BOLD), label]
@@ -280,11 +289,11 @@ def _lines(statuses: Sequence[LiveStatus], title: str, names: Sequence[str], wid
         lines.add_row(*cells, format_count(counts.results), format_count(counts.replaced))
     rate = sum(status.stats.results_per_s for status in statuses)
     more = len(statuses) - len(shown)
-    return _panel(Group(lines, *([Text(f"and {more} more", DIM)] if more else [])), title, rate, width)
+    parts: list[RenderableType] = [lines, *([Text(f"and {more} more", DIM)] if more else [])]
+    return _panel(Group(*parts), title, f"{rate:.1f} results/s", width)
 
 
-def _panel(content: RenderableType, name: str, results_per_s: float, width: int) -> Panel:
-    rate = Text(f"{results_per_s:.1f} results/s", DIM)
+def _panel(content: RenderableType, name: str, rate: str, width: int) -> Panel:
     title = Text(name, BOLD, overflow="ellipsis", no_wrap=True)
     title.truncate(max(1, width - 8), overflow="ellipsis")
     return Panel(
@@ -293,7 +302,7 @@ def _panel(content: RenderableType, name: str, results_per_s: float, width: int)
         border_style=DIM,
         title=title,
         title_align="left",
-        subtitle=rate,
+        subtitle=Text(rate, DIM),
         subtitle_align="right",
         padding=(0, 1),
     )
@@ -303,7 +312,9 @@ def _headline(status: LiveStatus) -> RenderableType:
     line = Table.grid(expand=True)
     line.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     line.add_column(no_wrap=True, justify="right")
-    if not status.label:
+    if status.state is not None and status.state.state in TROUBLED:
+        line.add_row(Text(clean(status.state.line), ORANGE + BOLD), "")
+    elif not status.label:
         line.add_row(Text("waiting for the first frame", DIM), "")
     else:
         percent = Text(_percent(status.confidence), ORANGE + BOLD)
