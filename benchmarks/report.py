@@ -36,7 +36,16 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of everything that a figure may depend on."""
-    packages = ("torch", "torchvision", "numpy", "av", "opencv-python", "opencv-python-headless")
+    packages = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "openvino",
+        "onnxruntime",
+        "av",
+        "opencv-python",
+        "opencv-python-headless",
+    )
     found = {"stream-ann": __version__, "python": platform.python_version()}
     for package in packages:
         try:

@@ -32,6 +32,7 @@ from stream_ann.engines import TorchEngine, device_named
 from stream_ann.engines.devices import cpu_threads
 from stream_ann.engines.folding import fold_batch_norms
 from stream_ann.ingest import Reader, Slot, source_from
+from stream_ann.lanes import LaneEngine
 from stream_ann.nets.contract import Plan
 from stream_ann.preprocess import preprocess
 from stream_ann.scheduler import Scheduler
@@ -40,7 +41,7 @@ from stream_ann.scheduler import Scheduler
 class WatchedEngine:
     """An engine that notes when it was called and when it was done, by the clock that stamps arrivals."""
 
-    def __init__(self, engine: TorchEngine, clock: MonotonicClock) -> None:
+    def __init__(self, engine: LaneEngine, clock: MonotonicClock) -> None:
         self._engine, self._clock = engine, clock
         self.started_s: list[float] = []
         self.steps_s: list[tuple[int, float, float]] = []

@@ -32,6 +32,15 @@ class EngineChoice(StrEnum):
     cuda = "cuda"
 
 
+class PrecisionChoice(StrEnum):
+    """Values of ``--precision``."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class PolicyChoice(StrEnum):
     """Values of ``--policy``."""
 
@@ -123,6 +132,16 @@ def live(
             help="What runs the network; auto takes the fastest that is installed.", rich_help_panel=_REFINEMENT
         ),
     ] = EngineChoice.auto,
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option(help="Type of weights and features; auto is the engine's best.", rich_help_panel=_REFINEMENT),
+    ] = PrecisionChoice.auto,
+    compile_steps: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile the torch engine's steps; takes a minute.", rich_help_panel=_REFINEMENT
+        ),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -331,6 +350,8 @@ def live(
         weights=weights,
         device=device,
         engine=engine.value,
+        precision=precision.value,
+        compile=compile_steps,
         threads=threads,
         path=DEFAULT_PATH if policy is None else policy.value,
         background_refine=background_refine,

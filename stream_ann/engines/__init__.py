@@ -12,6 +12,7 @@ from stream_ann.engines.batch import Batch, BatchEngine, TorchBatchEngine
 from stream_ann.engines.choice import EngineChoice, dtype_named, engine_choice
 from stream_ann.engines.devices import device_named, devices
 from stream_ann.engines.torch_engine import TorchEngine
+from stream_ann.errors import UsageError
 
 if TYPE_CHECKING:
     from stream_ann.lanes import LaneEngine
@@ -42,6 +43,7 @@ def open_engine(
     temperatures: Sequence[float] | None = None,
     threads: int | None = None,
     lanes: int = 1,
+    compile: bool = False,
 ) -> LaneEngine:
     """Open the best engine there is for a device; warms up and times each step, which takes a moment.
 
@@ -54,6 +56,7 @@ def open_engine(
         temperatures: What the logits of each exit are divided by; 1 for each by default.
         threads: Threads on the CPU; by default one core is left to the decoder.
         lanes: How many frames may be in the works at once.
+        compile: Whether the torch engine compiles each step by ``torch.compile``.
 
     Raises:
         DeviceError: If the device is not there or cannot be used.
@@ -62,6 +65,8 @@ def open_engine(
     """
     choice = engine_choice(device, engine)
     dtype = dtype_named(precision)
+    if compile and choice.name != "torch":
+        raise UsageError(f"the {choice.name} engine has nothing to compile by torch.compile", "use --engine torch")
     if choice.name == "cuda":
         cuda = importlib.import_module("stream_ann.engines.cuda_engine")
         opened: LaneEngine = cuda.CudaEngine(
@@ -82,6 +87,7 @@ def open_engine(
         temperatures=temperatures,
         threads=threads,
         lanes=lanes,
+        compile=compile,
     )
 
 

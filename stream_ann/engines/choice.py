@@ -55,14 +55,14 @@ def engine_choice(device: str = "auto", engine: str = "auto") -> EngineChoice:
             raise DeviceError(f"the {engine} engine cannot run on '{device}'", "leave --device out, or --engine")
         if engine == "openvino" and not is_installed():
             raise MissingExtraError("openvino", "openvino")
-        return EngineChoice(cast(EngineName, engine), where, "asked for")
+        return EngineChoice(cast(EngineName, engine), where, "it was asked for")
     if where.type == "cuda":
         if importlib.util.find_spec("stream_ann.engines.cuda_engine") is None:
             return EngineChoice("torch", where, "there is a GPU, but no engine of its own for it")
         return EngineChoice("cuda", where, "there is a GPU")
     if is_installed():
-        return EngineChoice("openvino", where, "the fastest on a CPU, and installed")
-    return EngineChoice("torch", where, "the extra 'openvino', which is several times as fast, is not installed")
+        return EngineChoice("openvino", where, "it is the fastest on a CPU")
+    return EngineChoice("torch", where, "the extra 'openvino', which would be faster, is not installed")
 
 
 def dtype_named(precision: str) -> torch.dtype | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import os
+import shutil
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,10 +18,11 @@ from stream_ann.engines.devices import cpu_threads
 from stream_ann.engines.folding import fold_batch_norms
 from stream_ann.engines.laned import Lane, LanedEngine
 from stream_ann.engines.opening import checked_temperatures, device_error
+from stream_ann.errors import DeviceError
 from stream_ann.nets.contract import AnytimeNet, Step
 from stream_ann.preprocess import Preprocessing, preprocess
 
-__all__ = ["TorchEngine", "inference_steps", "torch_description"]
+__all__ = ["TorchEngine", "compiled_steps", "inference_steps", "torch_description"]
 
 
 class TorchEngine(LanedEngine):
@@ -34,6 +39,7 @@ class TorchEngine(LanedEngine):
             ICML 2017); 1 for each by default.
         threads: Torch threads on the CPU; by default one core is left to the decoder.
         lanes: How many frames may be in the works at once. Their steps run one after another.
+        compile: Whether each step is compiled by ``torch.compile``, which takes long and needs a C++ compiler.
         timing_runs: How often each step is timed at opening.
 
     Raises:
@@ -52,6 +58,7 @@ class TorchEngine(LanedEngine):
         temperatures: Sequence[float] | None = None,
         threads: int | None = None,
         lanes: int = 1,
+        compile: bool = False,
         timing_runs: int = 3,
     ) -> None:
         super().__init__(net.plan(), lanes)
@@ -63,7 +70,10 @@ class TorchEngine(LanedEngine):
         if device.type == "cpu":
             torch.set_num_threads(self._threads)
         try:
-            self._steps = inference_steps(net, device, dtype)
+            self._steps: tuple[Step, ...] = inference_steps(net, device, dtype)
+            self._compiled = compile
+            if compile:
+                self._steps = compiled_steps(self._steps)
             self._answers = torch.empty(
                 len(self._plan), lanes, self._plan.classes, dtype=torch.float32, pin_memory=device.type == "cuda"
             )
@@ -81,7 +91,8 @@ class TorchEngine(LanedEngine):
     @property
     def description(self) -> str:
         """See :attr:`LaneEngine.description <stream_ann.lanes.LaneEngine.description>`."""
-        return torch_description(self._device, self._dtype, self._threads)
+        described = torch_description(self._device, self._dtype, self._threads)
+        return f"{described}, compiled" if self._compiled else described
 
     def close(self) -> None:
         """Let go of the device's memory. The engine cannot be used afterwards; may be called more than once."""
@@ -93,6 +104,8 @@ class TorchEngine(LanedEngine):
         return image if self._device.type == "cpu" else torch.from_numpy(image.copy()).to(self._device)
 
     def _run(self, step: int, lanes: Sequence[int]) -> NDArray[np.float32]:
+        if self._compiled and len(lanes) > 1:  # compiled for one frame, since each number would be compiled anew
+            return np.concatenate([self._run(step, (lane,)) for lane in lanes])
         info = self._plan.steps[step]
         held = [self._lanes[lane] for lane in lanes]
         try:
@@ -130,6 +143,28 @@ def inference_steps(net: AnytimeNet, device: torch.device, dtype: torch.dtype) -
     """The steps of a copy of ``net``, made ready for nothing but inference."""
     folded = fold_batch_norms(copy.deepcopy(net).eval().float().requires_grad_(False))
     return folded.to(device, dtype).to(memory_format=torch.channels_last).steps
+
+
+def compiled_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Each step compiled by ``torch.compile`` when it first runs; in its default mode, with weights as constants.
+
+    Not the mode ``reduce-overhead``: it refuses to run in another thread, and one step would overwrite the answers of
+    another.
+
+    Raises:
+        DeviceError: If there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise DeviceError(
+            f"compiling steps needs '{compiler}', which is not installed", "install g++, or don't compile"
+        )
+    # All steps of a net may share the code of one forward method, which torch would compile only a few times.
+    dynamo: Any = importlib.import_module("torch._dynamo.config")
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 4 * len(steps))
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 16 * len(steps))
+    compiled = (torch.compile(step, dynamic=False, options={"freezing": True}) for step in steps)
+    return tuple(cast(Step, step) for step in compiled)
 
 
 def torch_description(device: torch.device, dtype: torch.dtype, threads: int) -> str:
