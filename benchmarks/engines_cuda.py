@@ -23,48 +23,26 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks import report
+from benchmarks.engines_cuda_parts import Bench, Opening, Settings, Whole
 from stream_ann import weights
 from stream_ann.engines import TorchEngine, device_named
-from stream_ann.engines.cuda_device import CudaDevice, Device, Event, Stream
-from stream_ann.engines.cuda_engine import CudaEngine
-from stream_ann.engines.cuda_intake import Intake, Launcher, Uploads
-from stream_ann.engines.cuda_precision import placed
-from stream_ann.nets.contract import AnytimeNet, State
-from stream_ann.preprocess import Preprocessing, centre_square
+from stream_ann.engines.cuda_device import CudaDevice, Event, Stream
+from stream_ann.nets.contract import AnytimeNet
+from stream_ann.preprocess import Preprocessing
 
 __all__ = ["GOALS", "Settings", "goals_met", "measure", "summary"]
 
 CLIP = Path(__file__).resolve().parent.parent / "stream_ann" / "assets" / "demo.mp4"
 GOALS = {"stepped_over_whole": 1.03, "arrival_to_first_step_p99_ms": 0.3, "host_share_of_a_core_at_60_fps": 0.15}
 """At most so much."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much is measured."""
-
-    frames: int = 400
-    """Frames of each comparison."""
-    seconds: float = 5.0
-    """Duration of each part that runs at a frame rate."""
-    streams: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-    height_px: int = 720
-    width_px: int = 1280
-    seed: int = 0
-
-
-Opening = Callable[[], Device]
-"""Makes the device that an engine is opened on, a new one for each."""
 
 
 def measure(
@@ -84,7 +62,7 @@ def measure(
         layer: What stands for the GPU in a rehearsal, whose figures mean nothing.
     """
     opening: Opening = (lambda: CudaDevice(device)) if layer is None else layer
-    one = _Bench(net, preprocessing, device, settings, opening, lanes=1)
+    one = Bench(net, preprocessing, device, settings, opening, lanes=1)
     results: dict[str, Any] = {"engine": one.engine.description, "warning": one.engine.warning}
     results["opening_s"] = round(one.opening_s, 2)
     results["picture"] = [settings.height_px, settings.width_px]
@@ -100,11 +78,11 @@ def measure(
         results["first_answer"]["beside a busy decoder"] = _first_answers(one)
     results["first_answer"]["decoded_fps"] = round(decoded() / settings.seconds, 1)
     one.engine.close()
-    two = _Bench(net, preprocessing, device, settings, opening, lanes=2)
+    two = Bench(net, preprocessing, device, settings, opening, lanes=2)
     key = "while an abandoned step drains and a low-priority lane is busy"
     results["arrival_to_first_step"][key] = _arrivals(two, busy=True, background=True)
     two.engine.close()
-    eight = _Bench(net, preprocessing, device, settings, opening, lanes=8)
+    eight = Bench(net, preprocessing, device, settings, opening, lanes=8)
     engine = eight.engine
     results["batches"] = [
         {
@@ -151,107 +129,9 @@ def summary(results: Any) -> str:
     return "\n".join(lines)
 
 
-class _Bench:
-    """An engine, and what else the parts need."""
-
-    def __init__(
-        self,
-        net: AnytimeNet,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        settings: Settings,
-        opening: Opening,
-        *,
-        lanes: int,
-    ) -> None:
-        self.net, self.preprocessing, self.device = net, preprocessing, device
-        self.settings, self.opening = settings, opening
-        self.layer = opening()
-        begun_s = time.perf_counter()
-        self.engine = CudaEngine(net, preprocessing, device=device, layer=self.layer, lanes=lanes)
-        self.opening_s = time.perf_counter() - begun_s
-        random = np.random.default_rng(settings.seed)
-        shape = (8, settings.height_px, settings.width_px, 3)
-        self._pictures: NDArray[np.uint8] = random.integers(0, 256, shape, dtype=np.uint8)
-        self._number = 0
-        for _ in range(8):  # until this size of picture has its graphs in every set of buffers
-            for lane in range(lanes):
-                self.refine(lane)
-
-    def picture(self) -> NDArray[np.uint8]:
-        """The next one of a few random pictures."""
-        self._number += 1
-        picture: NDArray[np.uint8] = self._pictures[self._number % len(self._pictures)]
-        return picture
-
-    def refine(self, lane: int = 0, *, depth: int = 1) -> None:
-        """A frame to the end, with ``depth`` steps in the queue."""
-        self.engine.start(self.picture(), lane=lane)
-        steps = len(self.engine.plan)
-        for step in range(steps):
-            self.engine.submit(step, lane=lane)
-            if step >= depth - 1:
-                self.engine.collect(lane)
-        for _ in range(min(depth - 1, steps)):
-            self.engine.collect(lane)
-
-
-class _Whole:
-    """The whole plan as one graph, with the engine's own way to the device and its own preprocessing."""
-
-    def __init__(self, bench: _Bench) -> None:
-        plan, preprocessing = bench.engine.plan, bench.preprocessing
-        self._crop = preprocessing.crop
-        self._layer = layer = bench.opening()
-        self._net = net = placed(bench.net, bench.engine.dtype, layer)  # the graph reads its weights
-        stream = layer.stream("whole", urgent=True)
-        launcher = Launcher()
-        resolutions = sorted({step.resolution_px for step in plan.steps})
-        inputs = {px: stream.empty((1, 3, px, px), bench.engine.dtype) for px in resolutions}
-        intake = Intake(layer, stream, Uploads(layer, "whole"), inputs, preprocessing, launcher)
-        rows = [layer.host_buffer(plan.classes, torch.float32) for _ in plan.steps]
-        done = layer.event("done")
-        kept: list[State] = []
-
-        def work() -> None:
-            kept.clear()
-            with torch.inference_mode():
-                for info, step, row in zip(plan.steps, net.steps, rows, strict=True):
-                    state, logits = step(inputs[info.resolution_px], () if info.first else kept[-1])
-                    kept.append(state)
-                    row.tensor.copy_(torch.softmax(logits[0].float(), dim=0), non_blocking=True)
-
-        benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-        for _ in range(3):
-            stream.run(work)
-        torch.backends.cudnn.benchmark = benchmark
-        stream.record(done)
-        done.wait()
-        launch = launcher.launch(stream, work)
-        self.failure = launcher.failure
-
-        def run(image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-            top, left, side = centre_square(image.shape[0], image.shape[1], self._crop)
-            intake.start(image[top : top + side, left : left + side])
-            intake.arrive()
-            for resolution_px in resolutions:
-                intake.make(resolution_px)
-            launch()
-            stream.record(done)
-            done.wait()
-            return [row.read() for row in rows]
-
-        self.run = run
-
-    def close(self) -> None:
-        self._layer.drain()
-        del self.run
-        self._layer.close()
-
-
-def _stepped(bench: _Bench) -> dict[str, Any]:
+def _stepped(bench: Bench) -> dict[str, Any]:
     """Each way to run the plan step by step, and the whole, frame by frame in turn."""
-    whole = _Whole(bench)
+    whole = Whole(bench)
     depths = {f"queue of {depth}": depth for depth in (1, 2, 3)} | {"all at once": len(bench.engine.plan)}
     ways: dict[str, Callable[[], object]] = {"whole": lambda: whole.run(bench.picture())}
     for name, depth in depths.items():
@@ -273,7 +153,7 @@ def _stepped(bench: _Bench) -> dict[str, Any]:
     return results
 
 
-def _arrivals(bench: _Bench, *, busy: bool, background: bool = False) -> dict[str, Any]:
+def _arrivals(bench: Bench, *, busy: bool, background: bool = False) -> dict[str, Any]:
     """From the arrival of a frame on the host to the start of its first step on the device, by one clock."""
     engine, random = bench.engine, np.random.default_rng(bench.settings.seed)
     steps, whole_s = len(engine.plan), sum(engine.step_s)
@@ -325,7 +205,7 @@ def _host_time_of(event: Event, stream: Stream) -> float:
     return (begun_s + ended_s) / 2
 
 
-def _host(bench: _Bench, fps: float) -> dict[str, Any]:
+def _host(bench: Bench, fps: float) -> dict[str, Any]:
     """Processor time of the whole process while frames come at a rate, each refined until the next one comes."""
     frames = max(2, round(bench.settings.seconds * fps))
     steps = len(bench.engine.plan)
@@ -348,7 +228,7 @@ def _host(bench: _Bench, fps: float) -> dict[str, Any]:
     }
 
 
-def _first_answers(bench: _Bench, fps: float = 30.0) -> dict[str, Any]:
+def _first_answers(bench: Bench, fps: float = 30.0) -> dict[str, Any]:
     """From a frame's arrival to its first answer on the host."""
     frames = max(2, round(bench.settings.seconds * fps))
     begun_s, taken_s = time.perf_counter(), []
@@ -363,7 +243,7 @@ def _first_answers(bench: _Bench, fps: float = 30.0) -> dict[str, Any]:
     return _percentiles(taken_s) | {"frames": frames}
 
 
-def _streams(bench: _Bench, fps: float = 30.0) -> dict[str, Any]:
+def _streams(bench: Bench, fps: float = 30.0) -> dict[str, Any]:
     """Streams whose frames all get their first answer before the next one comes; deeper steps run in what time is left.
 
     Frames that wait together run as a batch. This is the engine's own limit: no slots and no scheduler.
@@ -402,7 +282,7 @@ def _streams(bench: _Bench, fps: float = 30.0) -> dict[str, Any]:
     return {"knee": knee, "rows": rows}
 
 
-def _precision(bench: _Bench) -> dict[str, Any]:
+def _precision(bench: Bench) -> dict[str, Any]:
     """How far the engine's probabilities are from the torch engine's in float32, on random pictures."""
     exact = TorchEngine(bench.net, bench.preprocessing, device=bench.device, timing_runs=1)
     worst, same, count = 0.0, 0, 0
