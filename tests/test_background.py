@@ -13,7 +13,7 @@ from stream_ann.clock import FakeClock
 from stream_ann.errors import UsageError
 from stream_ann.frames import Frame, FrameResult, Prediction
 from stream_ann.ingest import ScriptedSlot
-from stream_ann.scheduler import Background, Scheduler
+from stream_ann.scheduler import Background, Scheduler, path_named
 from stream_ann.scheduler.background import Deep, scene_change, sketch
 from stream_ann.scheduler.running import Runner
 from tests.fakes import FakeLanes
@@ -90,6 +90,19 @@ class TestBetweenFrames:
         assert {2, 3, 4} <= ages
         assert max(ages) <= 5
         assert slot.counts.replaced <= 6
+
+    def test_a_planned_path_that_waits_leaves_its_time_to_the_key_frame(self):
+        # a gap of 9 ms: 2 for the first exit, and none of the deep steps ends with the whole member behind it
+        frames, step_s = camera(0.009, 80), (0.002, 0.006, 0.006, 0.006)
+        clock = FakeClock()
+        slot = ScriptedSlot(frames, clock)
+        engine = FakeLanes(clock, step_s, lanes=2, members=[0, 1, 1, 1])
+        background = Background([0.5, 0.3, 0.4, 0.9])
+        path = path_named("planned", engine.plan, [0.5, 0.3, 0.4, 0.9])
+        scheduler = Scheduler(engine, slot, clock, classes=NAMES, path=path, background=background)
+        results = list(scheduler.results())
+        assert background.refined >= 15
+        assert {r.exit for r in results[30:-1]} == {3}
 
     def test_in_a_pause_the_frame_itself_goes_on(self):
         frames = camera(1 / 120, 60)

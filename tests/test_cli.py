@@ -19,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
+from stream_ann.scheduler import DEFAULT_PATH
 from stream_ann.weights import bundled_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +73,11 @@ class TestHelp:
         assert "Usage:" in out
         if command not in ([], ["weights"]):
             assert "Example:" in out
+
+    def test_the_default_policy_is_the_one_that_help_names(self):
+        code, out, _ = run("live", "--help")
+        assert code == 0
+        assert f"[default: {DEFAULT_PATH}]" in " ".join(out.replace("│", " ").split())
 
     def test_help_and_version_import_nothing_heavy(self):
         code = "import sys, cli; assert not {'torch', 'cv2', 'av', 'numpy'} & set(sys.modules), sys.modules.keys()"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream_ann.clock import FakeClock, MonotonicClock
 from stream_ann.errors import SourceError
 from stream_ann.frames import Frame
-from stream_ann.ingest import ScriptedSlot, Slot, SlotCounts
+from stream_ann.ingest import Inbox, ScriptedInbox, ScriptedSlot, Slot, SlotCounts
 
 BLACK = np.zeros((2, 2, 3), dtype=np.uint8)
 
@@ -262,3 +262,48 @@ class TestScriptedSlot:
     def test_the_script_must_be_in_order(self):
         with pytest.raises(ValueError, match="in order"):
             ScriptedSlot([1.0, 0.5], FakeClock())
+
+
+class TestWaiting:
+    def test_a_slot_waits_without_taking(self):
+        slot = Slot(MonotonicClock())
+        assert not slot.wait(0.0)
+        thread = in_thread(put, slot, 0)
+        assert slot.wait(5.0)
+        thread.join()
+        assert slot.waiting
+        assert slot.counts.taken == 0
+
+    @pytest.mark.parametrize("end", ["finish", "close"])
+    def test_its_end_ends_the_wait(self, end):
+        slot = Slot(MonotonicClock())
+        thread = in_thread(getattr(slot, end))
+        assert slot.wait(5.0)
+        thread.join()
+        assert not slot.waiting
+
+    def test_an_inbox_is_told_of_every_slot_and_forgets_nothing_between_two_waits(self):
+        inbox = Inbox()
+        one, two = (Slot(MonotonicClock(), inbox=inbox) for _ in range(2))
+        assert not inbox.wait(0.0)
+        put(one, 0)  # before anybody waits
+        assert inbox.wait(0.0)
+        assert not inbox.wait(0.0)
+        for change in (lambda: put(two, 0), two.finish, one.close):
+            thread = in_thread(change)
+            assert inbox.wait(5.0)
+            thread.join()
+
+    def test_scripted_slots_move_the_clock_to_the_first_arrival_of_any(self):
+        clock = FakeClock()
+        slots = [ScriptedSlot([0.5, 2.0], clock), ScriptedSlot([1.0], clock), ScriptedSlot([], clock)]
+        inbox = ScriptedInbox(slots, clock)
+        assert not inbox.wait(0.2)
+        assert clock.now_s() == 0.2
+        assert inbox.wait(9.0)
+        assert clock.now_s() == 0.5
+        assert inbox.wait(9.0)  # at once: a frame waits
+        assert clock.now_s() == 0.5
+        assert not slots[1].wait(0.1)
+        assert slots[1].wait(9.0)
+        assert clock.now_s() == 1.0

@@ -117,10 +117,14 @@ class Background:
         calm_s = 0.0 if self._gap_s is None else 2 * self._gap_s - outlook.elapsed_s  # later on the camera has paused
         if self._deep is not None and self._deep.frame is frame:
             return self._beyond(self._deep.prediction.exit, outlook, choice, calm_s)
-        if not target or self._gap_s is None or choice.step is None or self._sketch is None or calm_s <= 0:
+        ends = choice.step is None and choice.wait_s <= 0
+        if not target or self._gap_s is None or self._sketch is None or calm_s <= 0 or ends:
             return choice
-        if outlook.elapsed_s + outlook.times.typical_s(choice.step) <= SHALLOW * self._gap_s:
-            return choice
+        if choice.step is not None:
+            if outlook.elapsed_s + outlook.times.typical_s(choice.step) <= SHALLOW * self._gap_s:
+                return choice
+        else:
+            calm_s = min(calm_s, choice.wait_s)
         if self._key is None or (self._key.frame is not frame and not self._key.begun):
             self._key = _Key(frame, self._sketch, deque(target))
             self._runner.start(frame.image, LANE)

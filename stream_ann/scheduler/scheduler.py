@@ -24,10 +24,12 @@ __all__ = ["Scheduler"]
 
 POLL_S = 0.1
 """How long one wait for a frame lasts at most, in seconds: the bound on how late a stop is noticed."""
-RETHINK_S = 0.005
-SHORTEST_WAIT_S = 1e-6
 BACKGROUND_POLL_S = 0.002
 """The same while a step runs in the background, whose end does not wake anybody."""
+RETHINK_S = 0.005
+"""The same while a step is held back for the sake of other sources' frames."""
+SHORTEST_WAIT_S = 1e-6
+"""Never no time at all, or a rounding error could stand still for ever."""
 
 
 class Scheduler:
@@ -83,10 +85,9 @@ class Scheduler:
         if not several or (waiter is None and len(several) > 1):
             raise ValueError(f"one slot, or several with a waiter, are needed, got {len(several)} without")
         self._runner = Runner(engine, clock)
-        if background is not None and (len(several) > 1 or self._runner.lanes < 2):
-            raise ValueError(
-                f"a background needs one source and two lanes, got {len(several)} and {self._runner.lanes}"
-            )
+        lanes = self._runner.lanes
+        if background is not None and (len(several) > 1 or lanes < 2):
+            raise ValueError(f"a background needs one source and two lanes, got {len(several)} and {lanes}")
         self._clock = clock
         self._policy = policy if policy is not None else UntilNextFrame()
         self._labelling = labelling if labelling is not None else Plain(classes)
@@ -100,7 +101,7 @@ class Scheduler:
         if background is not None:
             background.attach(self._runner, clock)
         self._on_error = on_error
-        self._free = list(range(self._runner.lanes - (background is not None)))
+        self._free = list(range(lanes - (background is not None)))
         self._stop = threading.Event()
         self.step_times = self._runner.times
         """Running time of each step."""
@@ -335,10 +336,9 @@ class Scheduler:
             job.queue.append(job.choice.step)
         elapsed_s += sum(self.step_times.typical_s(step) for step in job.queue)
         while len(job.queue) < depth:
-            outlook = source.outlook(
-                elapsed_s, self.step_times, last=job.queue[-1], deadline_s=self._policy.deadline_s, sharers=1
-            )
-            step = source.path.choose(outlook).step
+            deadline_s = self._policy.deadline_s
+            ahead = source.outlook(elapsed_s, self.step_times, last=job.queue[-1], deadline_s=deadline_s, sharers=1)
+            step = source.path.choose(ahead).step
             if step is None:
                 break
             self._runner.submit(step, job.lane)
@@ -372,10 +372,9 @@ class Scheduler:
 
     def _refine_behind(self) -> bool:
         """Run a step of the key frame in the time that is left; False where there is nothing to do or no time."""
-        background = self._background
-        if background is None or not background.advance(self._labelling):
+        if self._background is None or not self._background.advance(self._labelling):
             return False
-        source, deep = self._sources[0], background.news()
+        source, deep = self._sources[0], self._background.news()
         if source.job is not None and deep is not None:
             if deep.frame is source.job.frame:
                 self._note(source, source.job, deep.prediction)
@@ -391,14 +390,12 @@ class Scheduler:
             wait_s = BACKGROUND_POLL_S
         for source in self._sources:
             if (job := source.job) is not None:
-                # a step that would have come in the way of other sources' frames is thought over again before long
                 wait_s = min(wait_s, job.choice.wait_s if job.choice.step is None else RETHINK_S)
                 if self._policy.deadline_s is not None:
                     wait_s = min(wait_s, job.frame.arrival_s + self._policy.deadline_s - now_s)
-        # never no time at all, or a rounding error could stand still for ever
         self._waiter.wait(max(SHORTEST_WAIT_S, wait_s))
 
     def _raise_if_all_failed(self) -> None:
-        errors = [source.error for source in self._sources if source.error is not None]
+        errors = [error for error in self.errors if error is not None]
         if len(errors) == len(self._sources):
             raise errors[0]
