@@ -79,7 +79,7 @@ def classify(weights: Weights, images: Sequence[Path], batch_size: int) -> Answe
     latest: list[NDArray[np.int64]] = []
     average: list[list[int]] = []
     started_s = time.monotonic()
-    for batch in _batches(images, batch_size):
+    for batch in batches(images, batch_size):
         probabilities = _probabilities(weights, batch)
         latest.append(probabilities.argmax(axis=2).T)
         for image in range(len(batch)):
@@ -91,7 +91,8 @@ def classify(weights: Weights, images: Sequence[Path], batch_size: int) -> Answe
     return Answers(np.concatenate(latest), np.array(average, dtype=np.int64))
 
 
-def _batches(images: Sequence[Path], batch_size: int) -> Iterator[list[NDArray[np.uint8]]]:
+def batches(images: Sequence[Path], batch_size: int) -> Iterator[list[NDArray[np.uint8]]]:
+    """The pictures, uint8 [H, W, 3] RGB each, so many at a time."""
     for begin in range(0, len(images), batch_size):
         batch = []
         for path in images[begin : begin + batch_size]:

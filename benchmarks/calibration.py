@@ -1,0 +1,155 @@
+"""How far the confidences of each exit can be believed, with temperatures that were fitted on other images.
+
+Run from the root of the repository, with folders of training and of held-out photographs whose subfolders are named by
+class or by WordNet id; ``FOLDER:4`` takes four images of each class::
+
+    python -m benchmarks.calibration --fit PHOTOS/train --report PHOTOS/val TINY/val:20 --out calibration.json
+
+One part of the images to fit to gives a temperature for each exit, another the thresholds of early exit (at most half a
+point of top-1 lost), a third tells what these are worth. ``--into-card`` writes temperatures and thresholds into the
+card, and top-1 of each exit on the first folder reported on beside its validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import report
+from benchmarks.photographs import Part, outputs_of
+from stream_ann.card import Card
+from stream_ann.errors import StreamAnnError, UsageError
+from stream_ann.training.calibrate import Calibration, calibrate
+from stream_ann.training.early_exit import NEVER
+from stream_ann.training.evaluate import Scores, calibration_error, score, standard_error
+from stream_ann.training.outputs import Outputs
+from stream_ann.weights import Weights, load, write_card
+
+MAX_DROP = 0.5
+"""Percentage points of top-1 that early exit may lose."""
+
+
+def figures(weights: Weights, outputs: Outputs, temperatures: tuple[float, ...]) -> list[dict[str, Any]]:
+    """For each exit top-1, how far its confidences are off before and after, and top-1 of the averages."""
+    before, after = score(outputs), score(outputs, temperatures=temperatures)
+    mixing = weights.card.readout_weights
+    averages = {
+        "average_top1": score(outputs, readout="average", weights=mixing),
+        "calibrated_average_top1": score(outputs, readout="average", weights=mixing, temperatures=temperatures),
+    }
+    rows = []
+    for i, name in enumerate(weights.plan.exit_names):
+        top1 = float(before.top1[i].double().mean())
+        rows.append(
+            {
+                "exit": i,
+                "name": name,
+                "top1": round(top1, 4),
+                "top1_error": round(standard_error(top1, len(outputs)), 4),
+                "temperature": round(temperatures[i], 4),
+                **_believed(before, i, "before"),
+                **_believed(after, i, "after"),
+                **{key: round(float(s.top1[i].double().mean()), 4) for key, s in averages.items()},
+            }
+        )
+    return rows
+
+
+def _believed(scores: Scores, exit_: int, when: str) -> dict[str, float]:
+    return {
+        f"confidence_{when}": round(float(scores.confidence[exit_].double().mean()), 4),
+        f"ece_{when}": round(calibration_error(scores.confidence[exit_], scores.top1[exit_]), 4),
+        f"nll_{when}": round(float(scores.nll[exit_].double().mean()), 4),
+    }
+
+
+def with_calibration(card: Card, found: Calibration, *, told: str, top1: dict[str, Any] | None) -> Card:
+    """The card with temperatures and thresholds, and where they come from."""
+    early = found.early_exit
+    steps = [
+        replace(step, temperature=round(t, 4), threshold=None if limit == NEVER else round(limit, 6))
+        for step, t, limit in zip(card.steps, found.temperatures, early.thresholds, strict=True)
+    ]
+    calibration: dict[str, Any] = {
+        "data": told,
+        "command": f"python -m benchmarks.calibration --fit DATA --report DATA --weights {card.name} --into-card",
+        "early_exit": {
+            "goal": early.goal,
+            "budget": early.budget,
+            "readout": early.readout,
+            "top1": round(early.top1, 4),
+            "drop": round(early.drop, 2),
+            "cost": round(early.cost, 4),
+            "images": found.images[2],
+        },
+    }
+    if top1 is not None:
+        calibration["top1"] = top1
+    return replace(card, steps=tuple(steps), extra={**card.extra, "calibration": calibration})
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    torch.set_num_threads(args.threads)
+    weights = load(args.weights)
+    sets = [outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep) for part in args.fit]
+    fit = Outputs(torch.cat([s.logits for s in sets], dim=1), torch.cat([s.labels for s in sets]))
+    found = calibrate(fit, weights.plan, max_drop=MAX_DROP, seed=args.seed)
+    reported: dict[str, Any] = {}
+    for part in args.report:
+        outputs = outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep)
+        rows = figures(weights, outputs, found.temperatures)
+        classes = len(set(outputs.labels.tolist()))
+        reported[part.name] = {"images": len(outputs), "classes": classes, "exits": rows}
+        print(f"{part.name}, {len(outputs)} images of {classes} classes")
+        for row in rows:
+            print("  " + " ".join(f"{key}={value}" for key, value in row.items() if key != "exit"))
+    counts = {part.name: len(s) for part, s in zip(args.fit, sets, strict=True)}
+    if args.out is not None:
+        results = {"weights": weights.card.name, "fit": counts, "calibration": found.as_dict(), "report": reported}
+        options = {key: [p.name for p in v] if isinstance(v, list) else v for key, v in vars(args).items()}
+        report.write(args.out, "calibration", results, options)
+    if args.into_card:
+        told = args.data_name or "; ".join(f"{name} ({count:,} images)" for name, count in counts.items())
+        top1 = None
+        if reported:
+            name, first = next(iter(reported.items()))
+            shares = [row["top1"] for row in first["exits"]]
+            told_of = args.report_name or name
+            top1 = {"data": told_of, "images": first["images"], "classes": first["classes"], "exits": shares}
+        write_card(with_calibration(weights.card, found, told=told, top1=top1), weights.path)
+
+
+def main() -> int:
+    """Parse the command line, measure, and give the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fit", type=Part.parse, nargs="+", required=True, help="folders to fit to")
+    parser.add_argument("--report", type=Part.parse, nargs="+", default=[], help="folders of other images to report on")
+    parser.add_argument("--weights", default="imagenet", help="name or path of weights")
+    parser.add_argument("--data-name", help="what the card calls the images fitted to; by default the folders' names")
+    parser.add_argument("--report-name", help="what the card calls the first folder reported on")
+    parser.add_argument("--keep", type=Path, help="folder where logits are kept for the next time")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="which images are for what")
+    parser.add_argument("--into-card", action="store_true", help="write what was found into the card")
+    args = parser.parse_args()
+    try:
+        for option in ("batch_size", "threads"):
+            if getattr(args, option) < 1:
+                raise UsageError(f"--{option.replace('_', '-')} is {getattr(args, option)}", "it must be at least 1")
+        measure(args)
+    except StreamAnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
