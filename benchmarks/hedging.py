@@ -83,6 +83,7 @@ def measure(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     torch.set_num_threads(args.threads)
     weights = load(args.weights)
+    bundled_hierarchy().check_covers(weights.card.classes)
     concepts = Concepts.of(weights.card.classes, bundled_hierarchy())
     sets = {part.name: outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep) for part in args.fit}
     calibration = fitted(concepts, list(sets.values()), weights.card)

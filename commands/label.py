@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import ClassesOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
+from commands.shared import ClassesOption, HedgeOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
 
 __all__ = ["TableFormat", "label"]
 
@@ -66,6 +66,7 @@ def label(
     ] = "imagenet",
     classes: ClassesOption = None,
     smooth_s: SmoothOption = 0.0,
+    hedge: HedgeOption = None,
     hierarchy: HierarchyOption = None,
     confidence: Annotated[
         float | None,
@@ -163,7 +164,7 @@ def label(
         every_s=every_s,
         keyframes_only=keyframes_only,
         top_k=top_k,
-        labels=LabelOptions(classes=classes or (), smooth_s=smooth_s, hierarchy=hierarchy),
+        labels=LabelOptions(classes=classes or (), smooth_s=smooth_s, hedge=hedge, hierarchy=hierarchy),
         batch_size=batch_size,
         workers=workers,
         hwaccel=hwaccel,

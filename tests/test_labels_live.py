@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from typer.testing import CliRunner
 
 import pipelines
 from cli import app
+from stream_ann import weights
 from stream_ann.errors import UsageError
-from stream_ann.labels import LabelOptions
+from stream_ann.ingest import FakeSource, source_from
+from stream_ann.labels import LabelOptions, bundled_hierarchy
+from stream_ann.labels.hedging import TARGETS, HedgeCalibration
 
 
 def events(*options: str) -> list[dict[str, Any]]:
@@ -58,3 +62,58 @@ def test_what_does_not_fit_the_weights_is_said():
     result = CliRunner().invoke(app, ["live", "demo", "--classes", "tabbi"])
     assert result.exit_code == 1
     assert "error: the weights know no class 'tabbi'; did you mean 'tabby'?" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    """One of each of the clip's shots: a cat, coffee, a rocket."""
+    source = source_from("demo")
+    source.open()
+    try:
+        return [picture.image for i, picture in enumerate(iter(source.read, None)) if i in (5, 75, 87)]
+    finally:
+        source.close()
+
+
+def test_a_hedged_label_sharpens_from_exit_to_exit(pictures):
+    labels = LabelOptions(hedge=0.7)
+    with pipelines.live(FakeSource(pictures), labels=labels, device="cpu", realtime=False) as run:
+        cat, coffee, rocket = list(run)
+    hierarchy = bundled_hierarchy()
+    ladder = [hierarchy.below(answer.label) for answer in rocket.exits]
+    assert ladder[0] > ladder[-1]  # from an artifact to a weapon or less
+    assert "missile" in ladder[-1]
+    for result, right in ((cat, "domestic cat"), (coffee, "beverage"), (rocket, "weapon")):
+        assert hierarchy.below(result.label) <= hierarchy.below(right)
+        assert result.exits[-1].label == result.label
+        event = result.as_event()
+        assert event["exits"][-1]["label"] == event["label"]
+        assert event["confidence"] >= event["top"][0][1]
+
+
+def test_the_surer_the_label_must_be_the_wider_it_is(pictures):
+    hierarchy = bundled_hierarchy()
+    shown = []
+    for hedge in (0.5, 0.7, 0.9, 0.99):
+        with pipelines.live(
+            FakeSource(pictures[:1]), labels=LabelOptions(hedge=hedge), device="cpu", realtime=False
+        ) as run:
+            shown.append(hierarchy.below(next(run).label))
+    assert shown[0] < shown[-1]
+    for sharper, wider in pairwise(shown):
+        assert sharper <= wider
+
+
+def test_without_hedging_events_have_no_other_keys(pictures):
+    with pipelines.live(FakeSource(pictures[:1]), device="cpu", realtime=False) as run:
+        event = next(run).as_event()
+    assert set(event["exits"][0]) == {"exit", "class_id", "confidence", "done_ms"}
+
+
+def test_the_bundled_card_holds_a_threshold_for_each_exit_and_target():
+    card = weights.load("imagenet").card
+    fitted = HedgeCalibration.from_json(card.extra["hedging"])
+    assert fitted.targets == TARGETS
+    assert len(fitted.thresholds) == len(card.steps)
+    for row in fitted.thresholds:
+        assert list(row) == sorted(row)

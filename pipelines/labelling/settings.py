@@ -54,7 +54,7 @@ class Settings:
 
     def labelling(self, card: Card) -> Labelling:
         """What answers are called."""
-        return labelling_from(card.classes, self.labels)
+        return labelling_from(card.classes, self.labels, hedging=card.extra.get("hedging"))
 
     @property
     def remembers(self) -> bool:

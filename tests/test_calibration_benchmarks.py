@@ -1,0 +1,117 @@
+"""The benchmarks that tell how far confidences and hedged labels can be believed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import calibration, hedging
+from benchmarks.photographs import Part, labelled, outputs_of
+from stream_ann import weights
+from stream_ann.errors import UsageError
+from stream_ann.labels.hedging import TARGETS, HedgeCalibration
+from stream_ann.nets import build
+from stream_ann.preprocess import Preprocessing
+
+CLASSES = ("tabby", "Egyptian cat", "beagle", "espresso")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """An untrained network that knows four of ImageNet's classes."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "small"
+    weights.save(
+        build({"name": "resann", "classes": 4, "n": 1, "c": 8, "s": 1, "resolution_px": 32}),
+        path,
+        title="untrained",
+        description="for tests",
+        classes=CLASSES,
+        preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        training={"kind": "trained"},
+        licence="Apache-2.0",
+    )
+    return path.with_suffix(".json")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for folder in ("tabby", "Egyptian cat", "espresso", "no class"):
+            (root / part / folder).mkdir(parents=True)
+            for i in range(8):
+                picture = random.integers(0, 255, (24, 31, 3), np.uint8)
+                Image.fromarray(picture).save(root / part / folder / f"{i}.png")
+    return root
+
+
+def run(module, *words: str | Path, monkeypatch) -> int:
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+    return module.main()
+
+
+def test_photographs_are_labelled_by_their_folders_name(small, photographs):
+    loaded = weights.load(small)
+    paths, labels = labelled(Part.parse(f"{photographs / 'val'}:3"), loaded)
+    assert [path.parent.name for path in paths] == ["tabby"] * 3 + ["Egyptian cat"] * 3 + ["espresso"] * 3
+    assert labels.tolist() == [0] * 3 + [1] * 3 + [3] * 3
+    with pytest.raises(UsageError, match=r"no folder in .* is named as a class"):
+        labelled(Part(photographs / "val" / "no class", None), loaded)
+
+
+def test_logits_are_those_of_the_network_and_kept(small, photographs, tmp_path):
+    loaded = weights.load(small)
+    part = Part(photographs / "val", 2)
+    outputs = outputs_of(loaded, part, batch_size=4, keep=tmp_path)
+    assert outputs.logits.shape == (3, 6, 4)
+    kept = outputs_of(loaded, part, keep=tmp_path)
+    assert torch.allclose(kept.logits, outputs.logits, atol=1e-2)
+    assert kept.labels.equal(outputs.labels)
+
+
+def test_calibration_into_the_card_and_hedging_after_it(small, photographs, tmp_path, monkeypatch):
+    options = ["--fit", photographs / "train", "--report", photographs / "val", "--weights", small, "--threads", "1"]
+    out = tmp_path / "calibration.json"
+    assert run(calibration, *options, "--out", out, "--into-card", monkeypatch=monkeypatch) == 0
+    told = json.loads(out.read_text())["results"]
+    assert told["fit"] == {f"{photographs.name}/train": 24}
+    exits = told["report"][f"{photographs.name}/val"]["exits"]
+    card = weights.load(small).card
+    assert card.temperatures == pytest.approx([row["temperature"] for row in exits], abs=1e-3)
+    assert card.extra["calibration"]["top1"]["exits"] == [row["top1"] for row in exits]
+    assert card.steps[-1].threshold == 0
+
+    out = tmp_path / "hedging.json"
+    assert run(hedging, *options, "--out", out, "--into-card", monkeypatch=monkeypatch) == 0
+    rows = json.loads(out.read_text())["results"]["report"][f"{photographs.name}/val"]["fitted"]
+    assert [row["target"] for row in rows if row["exit"] == 0] == list(TARGETS)
+    # an untrained network can promise nothing but the widest concept
+    assert {row["right"] for row in rows if row["target"] >= 0.9} == {1.0}
+    assert {row["information"] for row in rows if row["target"] >= 0.9} == {0.0}
+    hedged = weights.load(small).card
+    assert len(HedgeCalibration.from_json(hedged.extra["hedging"]).thresholds) == 3
+    assert hedged.temperatures == card.temperatures
+
+
+def test_hedging_needs_classes_of_imagenet(photographs, tmp_path, monkeypatch, capsys):
+    weights.save(
+        build({"name": "resann", "classes": 2, "n": 1, "c": 8, "s": 1, "resolution_px": 32}),
+        tmp_path / "mine",
+        title="untrained",
+        description="for tests",
+        classes=["tabby", "espreso"],
+        preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        training={"kind": "trained"},
+        licence="Apache-2.0",
+    )
+    words = ["--fit", photographs / "train", "--weights", tmp_path / "mine.json"]
+    assert run(hedging, *words, monkeypatch=monkeypatch) == 1
+    assert "the class 'espreso' is not in the hierarchy; did you mean 'espresso'" in capsys.readouterr().err
