@@ -70,6 +70,19 @@ def test_a_rung_fills_when_its_exit_is_reached_and_the_deepest_has_another_mark(
         assert ["━" in line for line in lines] == [True] * reached + [False] * (3 - reached)
 
 
+def test_hedged_labels_stand_beside_their_exits_where_there_is_room():
+    state = status("Egyptian cat", reached=2)
+    exits = tuple(replace(e, label=label) for e, label in zip(state.exits, ("[b]animal", "cat"), strict=True))
+    hedged = replace(state, exits=exits)
+    first, second, third = [line for line in shown(hedged).splitlines() if "lite" in line]
+    assert "[b]animal" in first
+    assert " cat " in second
+    assert first.index("━") == second.index("━") == third.index("─")  # the bars stay where they are
+    assert "animal" not in shown(hedged, width=60)
+    for width in (1, 40, 72, 80, 200):
+        assert all(cell_len(line) <= width for line in shown(hedged, width=width).splitlines())
+
+
 class TestSeveralSources:
     def several(self, count: int) -> list[LiveStatus]:
         return [replace(status(f"label {i}", reached=1 + i % 3), source=f"camera {i}") for i in range(count)]

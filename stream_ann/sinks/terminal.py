@@ -323,11 +323,14 @@ def _headline(status: LiveStatus) -> RenderableType:
 
 
 def _ladder(status: LiveStatus, names: Sequence[str], width: int) -> RenderableType:
-    """One line an exit: mark, name, confidence as a bar and as a number, time."""
+    """One line an exit: mark, name, the label where it is hedged, confidence as a bar and as a number, time."""
     ladder = Table.grid(expand=True, padding=(0, 1))
     ladder.add_column(width=1)
     longest = max(Text(name).cell_len for name in names)
     ladder.add_column(no_wrap=True, overflow="ellipsis", width=min(longest, max(6, width // 3)))
+    hedged = width >= TWO_COLUMNS and any(answer.label is not None for answer in status.exits)
+    if hedged:  # a width of its own: the bars must not move when a label changes
+        ladder.add_column(no_wrap=True, overflow="ellipsis", width=width // 4)
     ladder.add_column(ratio=1, min_width=3)
     ladder.add_column(no_wrap=True, justify="right", width=5)
     ladder.add_column(no_wrap=True, justify="right", width=8)
@@ -335,12 +338,13 @@ def _ladder(status: LiveStatus, names: Sequence[str], width: int) -> RenderableT
     for i, name in enumerate(names):
         answer = reached.get(i)
         if answer is None:
-            ladder.add_row(_Mark(0), Text(name, DIM), _Bar(0.0, DIM), "", "")
+            ladder.add_row(_Mark(0), Text(name, DIM), *([""] if hedged else []), _Bar(0.0, DIM), "", "")
             continue
         deepest = answer is status.exits[-1]
         ladder.add_row(
             _Mark(2 if deepest else 1),
             Text(name, BOLD if deepest else ""),
+            *([Text(clean(answer.label or ""), BOLD if deepest else "")] if hedged else []),
             _Bar(answer.confidence, ORANGE if deepest else SKY),
             Text(_percent(answer.confidence)),
             Text(f"{format_ms(answer.done_ms)} ms"),
