@@ -19,7 +19,8 @@ BOUNDARY = "camera"
 
 
 class HttpCamera:
-    """Serves ``/stream.mjpg``, ``/live.m3u8`` and the files of a folder at ``http://127.0.0.1:PORT``.
+    """Serves ``/stream.mjpg``, ``/live.m3u8`` and the files of a folder at ``http://127.0.0.1:PORT``; those below
+    ``/endless/`` without their length.
 
     Args:
         folder: Where files are; each is served under its name.
@@ -60,6 +61,12 @@ class HttpCamera:
                     camera._stream(self)
                 elif self.path == "/live.m3u8":
                     self.answer(camera._playlist().encode(), "application/vnd.apple.mpegurl")
+                elif self.path.startswith("/endless/"):
+                    self.send_response(200)
+                    self.send_header("Connection", "close")
+                    self.end_headers()  # without a length it may go on for ever
+                    self.wfile.write((folder / Path(self.path).name).read_bytes())
+                    self.close_connection = True
                 elif (folder / self.path.lstrip("/")).is_file():
                     self.answer((folder / self.path.lstrip("/")).read_bytes(), "application/octet-stream")
                 else:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import pytest
 
-from stream_ann.errors import AccessDeniedError, SourceNotFoundError
-from stream_ann.ingest.pattern import frame_number
+from stream_ann.errors import AccessDeniedError, DisconnectedError, SourceNotFoundError
+from stream_ann.ingest.pattern import frame_number, pattern_image
 from tests.cameras import Watched, quick
 from tests.http_camera import HttpCamera, make_hls
 from tests.videos import encode, numbered
@@ -111,3 +112,25 @@ class TestHls:
         assert seen[0] >= 50, "it begins with the newest segment, not with the oldest"
         assert seen == sorted(seen)
         assert len(seen) > 30, "segments come at once, but their pictures at their times: few are replaced"
+
+
+def test_frames_that_a_decoder_swallows_are_counted(tmp_path: Path):
+    # HEVC over HTTP without an end. Without its predecessor, a frame does not come out at all
+    with av.open(str(tmp_path / "gap.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("libx265", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        x265 = "keyint=20:min-keyint=20:bframes=0:scenecut=0:ref=1:log-level=none"
+        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "x265-params": x265}
+        images = [av.VideoFrame.from_ndarray(pattern_image(i, 160, 120), format="rgb24") for i in range(60)]
+        packets = [packet for image in images for packet in stream.encode(image)] + stream.encode(None)
+        assert len(packets) == 60
+        for number, packet in enumerate(packets):
+            if number != 25:
+                container.mux(packet)
+    with HttpCamera(tmp_path) as camera, Watched(f"{camera.url}/endless/gap.ts", quick(reconnect_attempts=0)) as it:
+        it.until(lambda: it.error)
+    assert isinstance(it.error, DisconnectedError)
+    counts = it.reader.counts
+    assert counts.corrupt == 14, "26 to 39 build on the lost one"
+    assert counts.frames_in == 59
+    assert "cannot be decoded" in it.warnings[0]

@@ -85,7 +85,7 @@ class NetworkSource:
         """When to connect again."""
         self._cancelled = threading.Event()
         self._complaints = DecodeLog()
-        self._decoder_name = ""
+        self._decoder_name, self._decoder_delays = "", False
         self._container: InputContainer | None = None
         self._packets: Iterator[Packet[VideoStream]] = iter(())
         self._frames: deque[VideoFrame] = deque()
@@ -163,7 +163,7 @@ class NetworkSource:
             # several frames at a time would be as many frames of delay; and only with one thread, which is this one,
             # are the complaints that it hears those about its own frames
             decoder.thread_count = 1
-        self._decoder_name = decoder.name
+        self._decoder_name, self._decoder_delays = decoder.name, decoder.has_b_frames
         self._timed = container.format.name not in _UNTIMED
         self._packets = container.demux(stream)
         self._tapping = Tapping(stream)
@@ -184,20 +184,25 @@ class NetworkSource:
                 raise DisconnectedError(f"the connection to '{self.name}' was lost")
             return False
         self._tapping.offer(packet, self.packet_tap)
+        damaged = packet.is_corrupt or (self._gaps is not None and self._gaps.lost(bytes(packet)))
+        frames: list[VideoFrame] = []
         failed = False
-        gap = self._gaps is not None and self._gaps.lost(bytes(packet))
         with self._complaints.listen() as lines:
             try:
                 with decoding(self.name):
-                    self._frames.extend(packet.decode())
+                    frames = packet.decode()
             except DecodeError:
                 failed = True
-                if self._given or not self.live:  # before the first, it has joined between two key frames
-                    raise
-            finally:
-                if self._note(lines) or gap or failed or packet.is_corrupt:
-                    self._suspect = True
-                    self._damaged.append(packet.pts)
+        self._frames.extend(frames)
+        complained = self._note(lines)
+        if damaged or complained or failed:
+            self._suspect = True
+            self._damaged.append(packet.pts)
+        # where each packet holds one frame, none means that it was lost; but not before the first one of a live source,
+        # which was joined between two key frames
+        swallowed = failed or (complained and not frames and bool(packet.size) and not self._decoder_delays)
+        if swallowed and (self._given or not self.live):
+            raise DecodeError(f"'{self.name}' sent a frame that cannot be decoded")
         return True
 
     def _picture(self, frame: VideoFrame) -> Picture:
