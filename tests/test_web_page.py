@@ -154,10 +154,10 @@ def test_a_camera_that_is_killed_and_comes_back(browser, small_weights):
 
 @pytest.fixture
 def shown():
-    """A page of three sources, whose names and labels try to be markup."""
+    """A page of three sources; names of theirs and of exits, labels and reasons try to be markup."""
     evil = "<img src=x onerror='document.title=1;window.broken=1'>"
     run = FakeRun(f"{evil} garage", "front door", "</script><script>window.broken=1</script>")
-    with WebView(run.statuses, EXITS, access=Access(port=0)) as view:
+    with WebView(run.statuses, (f"{evil} small", EXITS[1]), access=Access(port=0)) as view:
         image = np.full((90, 160, 3), 90, np.uint8)
         for name in run.names:
             view.put(
