@@ -19,7 +19,7 @@ from stream_ann.errors import UsageError
 from stream_ann.frames import Frame, Prediction
 from stream_ann.labels import Labelling
 from stream_ann.scheduler.paths import Choice, Outlook, exit_values
-from stream_ann.scheduler.planning import successors
+from stream_ann.scheduler.planning import successors, ways
 from stream_ann.scheduler.running import Runner
 
 __all__ = ["Background", "Deep", "scene_change", "sketch"]
@@ -90,7 +90,7 @@ class Background:
         self._runner, self._clock = runner, clock
         self._accuracies = exit_values(runner.plan, self._given)
         self._following = successors(runner.plan)
-        self._ways = _ways(self._following[-1], len(runner.plan), self._accuracies)
+        self._ways = ways(self._following[-1], len(runner.plan), self._accuracies)
 
     @property
     def busy(self) -> bool:
@@ -215,16 +215,6 @@ class Background:
             if fits and self._accuracies[way[-1]] > shallow:
                 return way
         return ()
-
-
-def _ways(firsts: list[int], steps: int, accuracies: tuple[float, ...]) -> list[tuple[int, ...]]:
-    """For each member the steps from its first to its most accurate, the most accurate member first."""
-    ends = [*firsts[1:], steps]
-    ways = []
-    for first, end in zip(firsts, ends, strict=True):
-        best = max(range(first, end), key=lambda step: accuracies[step])
-        ways.append(tuple(range(first, best + 1)))
-    return sorted(ways, key=lambda way: -accuracies[way[-1]])
 
 
 def sketch(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from stream_ann.scheduler.times import StepTimes
 
 __all__ = ["Choice", "InOrder", "Outlook", "Path", "PathName", "checked_path_name", "exit_values"]
 
-PathName = Literal["in-order", "planned"]
+PathName = Literal["in-order", "planned", "steady"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,10 @@ class Path(ABC):
     def for_source(self) -> Path:
         """The path for the frames of one more source, whose arrivals are their own."""
         return self
+
+    def insists(self, last: int) -> bool:
+        """Whether the step after ``last`` is to run though a newer frame waits."""
+        return False
 
     def gain(self, outlook: Outlook, step: int) -> float:
         """The accuracy to be expected of running a step now: what it adds, times the chance that it ends in time."""

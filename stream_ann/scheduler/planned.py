@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from stream_ann.nets.contract import Plan
 from stream_ann.scheduler.arrivals import Arrivals
 from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path, PathName, checked_path_name
-from stream_ann.scheduler.planning import NOTHING, Problem, Solution, solve, successors
+from stream_ann.scheduler.planning import NOTHING, Problem, Solution, solve, successors, ways
 from stream_ann.scheduler.times import StepTimes
 
-__all__ = ["DEFAULT_PATH", "Planned", "path_named"]
+__all__ = ["DEFAULT_PATH", "Planned", "Steady", "path_named"]
 
 DEFAULT_PATH: PathName = "in-order"
 """The path that frames take unless told otherwise."""
@@ -28,6 +29,10 @@ MOVED = 0.05
 LATE, LATE_SHARE, LATE_POINTS = 0.1, 0.1, 8
 """A frame may come later than ever by this share of the gap, with so much of a gap's probability."""
 QUANTILES = (0.1, 0.5, 0.9)
+TIGHT = 0.8
+"""A member that takes less than this part of the usual gap is left to the plan, which has time for it."""
+LABEL_S = 1.0
+"""How long a camera shows the same, on average: the chance that an answer still holds falls to 1 / e in that time."""
 BINS, BINS_PER_STEP, MOST_BINS = 128, 8, 512
 
 
@@ -153,16 +158,66 @@ def _histogram(gaps_s: NDArray[np.float64], bin_s: float, count: int) -> NDArray
     return np.bincount(bins[near], weights=weight[near], minlength=count) / (len(gaps_s) + 1)
 
 
+class Steady(Planned):
+    """As planned, but where frames come faster than good exits can be reached, the best one is run to its end.
+
+    What a camera sees stays the same for a while, so that a good answer about a frame that is not the newest any more
+    is worth more than a poor one about the newest. Where that holds, by the times of the steps, the rate of the frames
+    and :data:`LABEL_S`, a frame goes straight through the member that is worth most, whatever comes meanwhile. Newer
+    frames then have no answer of their own, and the first answer comes later: that is the price.
+    """
+
+    def __init__(self, plan: Plan, accuracies: Sequence[float | None] = ()) -> None:
+        super().__init__(plan, accuracies)
+        self._ways = ways(self._following[-1], len(plan), self._accuracies)
+        self._way: tuple[int, ...] = ()
+
+    def for_source(self) -> Steady:
+        """A path with plans of its own."""
+        return Steady(self._plan, self._accuracies)
+
+    def choose(self, outlook: Outlook) -> Choice:
+        """The next step of the member chosen when the frame began, and from then on as planned."""
+        if outlook.last is None:
+            self._way = self._chosen(outlook)
+            if self._way:
+                return Choice(self._way[0])
+        elif self.insists(outlook.last):
+            return Choice(outlook.last + 1)
+        return super().choose(outlook)
+
+    def insists(self, last: int) -> bool:
+        """Whether ``last`` is a step on the way to the exit that was chosen."""
+        return last in self._way[:-1]
+
+    def _chosen(self, outlook: Outlook) -> tuple[int, ...]:
+        """The steps of the member to run to its end; none where the plan is worth more."""
+        arrivals = outlook.arrivals
+        gap_s = None if arrivals is None else arrivals.mean_s
+        if arrivals is None or gap_s is None or not arrivals.known or outlook.deadline_s is not None:
+            return ()
+        best = self._table(outlook, arrivals).solution.accuracy
+        chosen: tuple[int, ...] = ()
+        for way in self._ways:
+            way_s = outlook.sharers * sum(outlook.times.typical_s(step) for step in way)
+            # a frame waits half a gap for the engine; its answer is shown from its end for as long as it took
+            age_s = 1.5 * way_s + gap_s / 2 - gap_s
+            worth = self._accuracies[way[-1]] * math.exp(-age_s / LABEL_S)
+            if way_s > TIGHT * gap_s and worth > best:
+                best, chosen = worth, way
+        return chosen
+
+
 def path_named(name: str, plan: Plan, accuracies: Sequence[float | None] = ()) -> Path:
     """The path that a user asked for.
 
     Args:
-        name: ``"in-order"`` or ``"planned"``.
+        name: ``"in-order"``, ``"planned"`` or ``"steady"``.
         plan: The plan.
         accuracies: Validated accuracy of each exit, from the weights card; None where there is none.
 
     Raises:
         UsageError: If there is no such path.
     """
-    paths = {"in-order": InOrder, "planned": Planned}
+    paths = {"in-order": InOrder, "planned": Planned, "steady": Steady}
     return paths[checked_path_name(name)](plan, accuracies)

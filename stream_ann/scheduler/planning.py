@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stream_ann.nets.contract import Plan
 
-__all__ = ["NOTHING", "Problem", "Solution", "solve", "successors"]
+__all__ = ["NOTHING", "Problem", "Solution", "solve", "successors", "ways"]
 
 NOTHING = -1
 """In place of a step: none is worth running now."""
@@ -39,6 +39,16 @@ def successors(plan: Plan) -> list[list[int]]:
         own = [i + 1] if i + 1 < len(plan) and not plan.steps[i + 1].first else []
         following.append(own + [j for j in firsts if j > i])
     return [*following, firsts]
+
+
+def ways(firsts: Sequence[int], steps: int, accuracies: Sequence[float]) -> list[tuple[int, ...]]:
+    """For each member the steps from its first to its most accurate, the most accurate member first."""
+    ends = [*firsts[1:], steps]
+    found = []
+    for first, end in zip(firsts, ends, strict=True):
+        best = max(range(first, end), key=lambda step: accuracies[step])
+        found.append(tuple(range(first, best + 1)))
+    return sorted(found, key=lambda way: -accuracies[way[-1]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

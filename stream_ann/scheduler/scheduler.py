@@ -171,7 +171,8 @@ class Scheduler:
         if self._stop.is_set():
             return "stopped"
         assert job.answer is not None  # the first step ran when the frame was taken
-        newer = source.slot.newer_waiting()
+        assert job.last is not None
+        newer = source.slot.newer_waiting() and not source.path.insists(job.last)
         verdict = self._policy.verdict(
             Moment(
                 now_s=now_s,
