@@ -219,5 +219,5 @@ def path_named(name: str, plan: Plan, accuracies: Sequence[float | None] = ()) -
     Raises:
         UsageError: If there is no such path.
     """
-    paths = {"in-order": InOrder, "planned": Planned, "steady": Steady}
+    paths: dict[str, type[InOrder] | type[Planned]] = {"in-order": InOrder, "planned": Planned, "steady": Steady}
     return paths[checked_path_name(name)](plan, accuracies)
