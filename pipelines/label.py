@@ -50,7 +50,7 @@ def label(
     device: str = "auto",
     engine: str = "auto",
     precision: str = "auto",
-    confidence: float | None = None,
+    confidence: float | Sequence[float] | None = None,
     max_exit: int | None = None,
     readout: str = "latest",
     budget_ms_per_frame: float | None = None,
@@ -88,7 +88,8 @@ def label(
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         engine: ``"auto"`` or the name of an engine.
         precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        confidence: A frame is done once its answer is at least this probable. By default as the weights card says;
+        confidence: A frame is done once its answer is at least this probable; one value, or one for each exit (infinite
+            for one that ends no frame). By default as the weights card says;
             without either every frame is refined to the end.
         max_exit: The deepest exit to use, from 0; by default the last one.
         readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,7 @@ def settings_from(
     engine: str,
     precision: str,
     batch: int | None,
-    confidence: float | None,
+    confidence: float | Sequence[float] | None,
     max_exit: int | None,
     readout: str,
     top_k: int,
@@ -105,7 +106,7 @@ def settings_from(
         engine: ``"auto"`` or a name.
         precision: ``"auto"`` or a name.
         batch: Frames that run together, or None.
-        confidence: What ends a frame at any exit; None for the thresholds of the card.
+        confidence: What ends a frame at any exit, or at each; None for the thresholds of the card.
         max_exit: The deepest exit to use, or None for the last.
         readout: Which answer the exits reached give together.
         top_k: How many classes are listed.
@@ -143,10 +144,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _thresholds(card: Card, confidence: float | None) -> tuple[float, ...]:
+def _thresholds(card: Card, confidence: float | Sequence[float] | None) -> tuple[float, ...]:
     """The confidence of each exit that ends a frame."""
     if confidence is None:
         return tuple(math.inf if step.threshold is None else step.threshold for step in card.steps)
-    if not 0 <= confidence <= 1:
-        raise UsageError(f"confidence must be from 0 to 1, got {confidence}")
-    return (confidence,) * len(card.steps)
+    each = (confidence,) * len(card.steps) if isinstance(confidence, float | int) else tuple(confidence)
+    if len(each) != len(card.steps):
+        raise UsageError(f"{len(card.steps)} exits need as many confidences, got {len(each)}", "give one for each")
+    for one in each:
+        if not (0 <= one <= 1 or one == math.inf):
+            raise UsageError(f"confidence must be from 0 to 1, got {one}")
+    return each

@@ -1,0 +1,337 @@
+"""Offline labelling against decoding alone, against the full plan, against plain loops, and its memory over an hour.
+
+Measures, in one run on this machine:
+
+- frames/s at the first exit, as a part of what decoding and scaling alone do on the same cores;
+- frames/s with early exit over those of the full plan on every frame, with thresholds that lose nothing on half of the
+  labelled frames, and the accuracies on the other half (the demo clip, and photographs where a folder is given);
+- the same over a plain loop (OpenCV's VideoCapture, a torchvision network, batches of 32, eager PyTorch) and over
+  ONNX Runtime on the deepest member, each with as many threads as there are cores;
+- resident memory at the end of an hour of 1080p over that of a minute;
+- whether two workers of a local Ray cluster write the same lines as one process.
+
+Run: python -m benchmarks.label --out benchmarks/results/label.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import pipelines
+from benchmarks import report
+from pipelines.labelling.feed import Decoding, Feed
+from pipelines.labelling.inputs import Video
+from pipelines.labelling.opening import cores
+from pipelines.labelling.work import PieceEnd, units
+from stream_ann import weights
+from stream_ann.ingest.pattern import pattern_image
+from stream_ann.ingest.spans import Selection
+from stream_ann.ingest.spec import DEMO_CLIP
+from stream_ann.preprocess import centre_square
+from stream_ann.training.early_exit import choose, frontier
+
+MEMORY = """
+import resource, sys, pipelines
+run = pipelines.label(sys.argv[1], weights=sys.argv[2], max_exit=0, workers=1)
+count = sum(1 for _ in run)
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def film(path: Path, seconds: int, *, size_px: tuple[int, int] = (1920, 1080), fps: int = 25) -> Path:
+    """Encode a moving pattern once for ten seconds, and repeat its packets."""
+    width, height = size_px
+    with av.open(str(path), "w") as container:
+        options = {"preset": "veryfast", "g": str(fps * 2), "bf": "0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        once = []
+        for i in range(fps * 10):
+            frame = av.VideoFrame.from_ndarray(pattern_image(i, width, height), format="rgb24")
+            frame.pts = i
+            once += list(stream.encode(frame))
+        once += list(stream.encode(None))
+        data = [(bytes(p), p.pts, p.is_keyframe, p.time_base) for p in once]
+        for turn in range(max(1, seconds // 10)):
+            for payload, pts, key, time_base in data:
+                packet = av.Packet(payload)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, time_base, key
+                step = 1 / (fps * time_base)
+                packet.pts = packet.dts = (pts or 0) + round(turn * fps * 10 * step)
+                container.mux(packet)
+    return path
+
+
+def decode_alone(path: Path, side_px: int, crop: float) -> float:
+    """Frames/s of decoding and scaling in as many threads as there are cores, nothing else."""
+    videos = [Video(path, path.name, Path(path.name))]
+    work = units(videos, Selection())
+    taking = threading.Lock()
+    decoding = Decoding(side_px, lambda h, w: centre_square(h, w, crop), Selection())
+    counts = [0] * cores()
+
+    def lane(number: int) -> None:
+        while True:
+            with taking:
+                unit = next(work, None)
+            if unit is None:
+                return
+            with Feed(unit, videos, decoding, threading.Event()) as feed:
+                counts[number] += sum(not isinstance(item, PieceEnd) for item in feed)
+
+    threads = [threading.Thread(target=lane, args=(i,)) for i in range(cores())]
+    begun_s = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - begun_s)
+
+
+def labelled(path: Path, name: str, **options: Any) -> tuple[float, list[Any]]:
+    """Frames/s between the first result and the last, so that loading is left out, and the frames."""
+    run = pipelines.label(path, weights=name, **options)
+    found = [next(run)]
+    begun_s = time.perf_counter()
+    found += list(run)
+    return (len(found) - 1) / (time.perf_counter() - begun_s), found
+
+
+def demo_truth() -> dict[int, set[int]]:
+    """Classes that are right for each frame of the demo clip."""
+    shots = json.loads(DEMO_CLIP.with_suffix(".json").read_text())["shots"]
+    return {
+        i: {label["class_id"] for label in shot["labels"]}
+        for shot in shots
+        for i in range(shot["first_frame"], shot["last_frame"] + 1)
+    }
+
+
+def photographs(folder: Path, classes: tuple[str, ...], target: Path) -> tuple[Path, dict[int, set[int]]] | None:
+    """Photographs in a folder for each class, as a film with a frame for each, and their classes."""
+    known = {name.casefold(): i for i, name in enumerate(classes)}
+    pictures = [
+        (path, known[path.parent.name.casefold()])
+        for path in sorted(folder.glob("*/*"))
+        if path.parent.name.casefold() in known and path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    ]
+    if not pictures:
+        return None
+    truth = {}
+    with av.open(str(target), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25, options={"qmin": "2", "qmax": "2"})
+        stream.width = stream.height = 320
+        stream.pix_fmt = "yuvj444p"
+        for i, (path, class_id) in enumerate(pictures):
+            image = np.asarray(Image.open(path).convert("RGB"))
+            side = min(image.shape[:2])
+            top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+            square = cv2.resize(image[top : top + side, left : left + side], (320, 320), interpolation=cv2.INTER_AREA)
+            frame = av.VideoFrame.from_ndarray(square.astype(np.uint8), format="rgb24")
+            frame.pts = i
+            container.mux(stream.encode(frame))
+            truth[i] = {class_id}
+        container.mux(stream.encode(None))
+    return target, truth
+
+
+def accuracy(frames: list[Any], truth: dict[int, set[int]]) -> float:
+    return float(np.mean([frame.class_id in truth[frame.index] for frame in frames if frame.index in truth]))
+
+
+def early_exit(path: Path, loaded: weights.Weights, name: str, truth: dict[int, set[int]]) -> dict[str, Any]:
+    """The full plan on every frame against early exit.
+
+    The thresholds are the cheapest that lose nothing on every other frame; the accuracies are those of the others.
+    """
+    full_per_s, full = labelled(path, name, confidence=[float("inf")] * len(loaded.plan))
+    known = [frame for frame in full if frame.index in truth]
+    fitted = known[::2]
+    correct = np.array([[answer.class_id in truth[f.index] for answer in f.exits] for f in fitted]).T
+    confidence = np.array([[answer.confidence for answer in f.exits] for f in fitted]).T
+    costs = loaded.plan.cumulative_macs
+    points = frontier(correct, confidence, costs)
+    point = choose(points, last_accuracy=float(correct[-1].mean()), last_cost=costs[-1], max_drop=0)
+    per_s, early = labelled(path, name, confidence=point.thresholds)
+    held = {frame.index: truth[frame.index] for frame in known[1::2]}
+    return {
+        "frames": len(full),
+        "full_frames_per_s": round(full_per_s, 2),
+        "full_accuracy": round(accuracy(full, held), 4),
+        "thresholds": [None if t == float("inf") else round(t, 6) for t in point.thresholds],
+        "early_frames_per_s": round(per_s, 2),
+        "early_accuracy": round(accuracy(early, held), 4),
+        "mean_exit": round(float(np.mean([frame.exit for frame in early])), 3),
+        "speed_up": round(per_s / full_per_s, 3),
+    }
+
+
+def batches_of(path: Path, side_px: int, crop: float, size: int = 32) -> Iterator[NDArray[np.uint8]]:
+    """Frames as OpenCV gives them, their centre squares resized, in batches, uint8 [B, S, S, 3] RGB."""
+    capture = cv2.VideoCapture(str(path))
+    batch: list[NDArray[np.uint8]] = []
+    while True:
+        good, image = capture.read()
+        if not good:
+            break
+        top, left, side = centre_square(image.shape[0], image.shape[1], crop)
+        square = image[top : top + side, left : left + side]
+        square = cv2.resize(square, (side_px, side_px), interpolation=cv2.INTER_AREA)
+        batch.append(np.asarray(cv2.cvtColor(square, cv2.COLOR_BGR2RGB), dtype=np.uint8))
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def plain_loop(path: Path, network: str, side_px: int) -> float:
+    """Frames/s of OpenCV, torchvision and eager PyTorch. The speed does not depend on the weights, which are random."""
+    import torchvision
+
+    torch.set_num_threads(cores())
+    net = torchvision.models.get_model(network, weights=None).eval()
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    count = 0
+    with torch.inference_mode():
+        net(torch.zeros(32, 3, side_px, side_px))
+        begun_s = time.perf_counter()
+        for batch in batches_of(path, side_px, 0.875):
+            images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
+            torch.softmax(net((images - mean) / std), dim=1).argmax(dim=1).tolist()
+            count += len(batch)
+    return count / (time.perf_counter() - begun_s)
+
+
+def onnx_loop(path: Path, loaded: weights.Weights) -> float:
+    """Frames/s of OpenCV and ONNX Runtime on the deepest member alone."""
+    import onnxruntime
+
+    member = loaded.net.members()[-1]
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = torch.nn.ModuleList(member.steps)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            state: tuple[torch.Tensor, ...] = ()
+            for step in self.steps:
+                state, logits = step(images, state)
+            return torch.softmax(logits, dim=1)
+
+    side_px, preprocessing = member.resolution_px, loaded.card.preprocessing
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "net.onnx"
+        torch.onnx.export(
+            Whole().eval(),
+            (torch.zeros(32, 3, side_px, side_px),),
+            str(target),
+            input_names=["images"],
+            dynamic_axes={"images": {0: "batch"}},
+            dynamo=False,
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        session = onnxruntime.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])
+        count = 0
+        session.run(None, {"images": np.zeros((32, 3, side_px, side_px), dtype=np.float32)})
+        begun_s = time.perf_counter()
+        for batch in batches_of(path, side_px, preprocessing.crop):
+            images = (batch.astype(np.float32) / 255 - preprocessing.mean) / preprocessing.std
+            session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)})
+            count += len(batch)
+        return count / (time.perf_counter() - begun_s)
+
+
+def memory(path: Path, name: str) -> dict[str, int]:
+    """Peak resident memory of a process that labels a film at the first exit with one worker, in KiB."""
+    command = [sys.executable, "-c", MEMORY, str(path), name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+    frames, peak = map(int, done.stdout.split())
+    return {"frames": frames, "peak_kib": peak}
+
+
+def same_on_ray(path: Path, name: str, folder: Path) -> bool:
+    """Whether two workers of a local Ray cluster write the lines of one process, sorted."""
+    lines = []
+    for cluster in (None, "local"):
+        out = folder / f"{cluster}.jsonl"
+        list(pipelines.label(path, out=out, weights=name, confidence=0.8, stride=3, cluster=cluster, workers=2))
+        lines.append(sorted(out.read_text().splitlines()))
+    return lines[0] == lines[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="imagenet")
+    parser.add_argument("--photographs", type=Path, help="a folder of photographs for each class, by class name")
+    parser.add_argument("--network", default="efficientnet_b0", help="torchvision network of the plain loop")
+    parser.add_argument("--network-px", type=int, default=224)
+    parser.add_argument("--long-s", type=int, default=3600)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, to see that it runs")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    loaded = weights.load(args.weights)
+    crop = loaded.card.preprocessing.crop
+    results: dict[str, Any] = {"weights_sha256": loaded.card.file.sha256, "cores": cores()}
+
+    def note(key: str, value: Any) -> None:
+        results[key] = value
+        print(f"{key}: {value}", flush=True)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        film_s = 20 if args.quick else 120
+        hd = film(folder / "hd.mp4", film_s)
+        alone = decode_alone(hd, loaded.plan.steps[0].resolution_px, crop)
+        first, _ = labelled(hd, args.weights, max_exit=0)
+        note("decode_alone_frames_per_s", round(alone, 2))
+        note("first_exit_frames_per_s", round(first, 2))
+        note("first_exit_over_decode", round(first / alone, 3))
+        demo = early_exit(DEMO_CLIP, loaded, args.weights, demo_truth())
+        note("early_exit_demo", demo)
+        if args.photographs is not None:
+            made = photographs(args.photographs, loaded.card.classes, folder / "photographs.mov")
+            note("early_exit_photographs", None if made is None else early_exit(made[0], loaded, args.weights, made[1]))
+        ours = demo["early_frames_per_s"]
+        loop = plain_loop(DEMO_CLIP, args.network, args.network_px)
+        onnx = onnx_loop(DEMO_CLIP, loaded)
+        note("plain_loop_frames_per_s", round(loop, 2))
+        note("onnx_runtime_frames_per_s", round(onnx, 2))
+        note("over_plain_loop", round(ours / loop, 3))
+        note("over_onnx_runtime", round(ours / onnx, 3))
+        note("same_on_ray", same_on_ray(DEMO_CLIP, args.weights, folder))
+        hd.unlink()
+        short_s, long_s = (60, 120) if args.quick else (60, args.long_s)
+        peaks = {}
+        for seconds in (short_s, long_s):
+            path = film(folder / "memory.mp4", seconds, fps=5)
+            peaks[seconds] = memory(path, args.weights)
+            path.unlink()
+        note("memory", {f"{seconds} s of 1080p at 5 fps": peak for seconds, peak in peaks.items()})
+        note("memory_long_over_short", round(peaks[long_s]["peak_kib"] / peaks[short_s]["peak_kib"], 4))
+    report.write(args.out, "label", results, vars(args))
+
+
+if __name__ == "__main__":
+    main()
