@@ -131,8 +131,9 @@ class Scheduler:
             DeviceError: If the device failed.
         """
         while True:
+            stopping = self._stop.is_set()  # asked once: what stops in between is handed out the next time round
             yield from self._finished()
-            if self._stop.is_set():
+            if stopping:
                 return
             wanting = self._wanting()
             if wanting and not self._free:
