@@ -185,6 +185,7 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
     Each step gets the accuracy of its own answer, its temperature and its threshold (none for an exit that never ends a
     frame); ``validation`` says on which images, and under ``early_exit`` what the thresholds were chosen for and what
     they gave. Where there were too few images for calibration, an older one is taken out: it is not of these figures.
+    So are thresholds for hedged labels, which were fitted at other temperatures.
 
     Args:
         path: Where the card lies.
@@ -228,7 +229,9 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
         command=shlex.join(command),
         extra=known,
     )
-    written = replace(card, steps=tuple(steps), validation=validation)
+    # thresholds for hedged labels belong to the temperatures that they were fitted at
+    extra = {key: value for key, value in card.extra.items() if key not in ("calibration", "hedging")}
+    written = replace(card, steps=tuple(steps), validation=validation, extra=extra)
     weights_room.write_card(written, path)
     return written
 

@@ -240,9 +240,11 @@ class TestIntoCard:
     def test_a_calibration_of_other_figures_is_taken_out(self, weights_file, folder):
         result = evaluate(weights_file, folder, device="cpu", timing=False, into_card=True)
         assert weights_room.read_card(weights_file).steps[0].temperature is not None
-        card = weights_room.read_card(weights_file)
+        card = dataclasses.replace(weights_room.read_card(weights_file), extra={"hedging": {}, "mine": 1})
         write_into_card(weights_file, card, dataclasses.replace(result, calibration=None))
-        assert weights_room.read_card(weights_file).steps[0].temperature is None
+        written = weights_room.read_card(weights_file)
+        assert written.steps[0].temperature is None
+        assert written.extra == {"mine": 1}  # hedged labels' thresholds were fitted at other temperatures
         assert weights_room.read_card(weights_file).steps[0].accuracy is not None
 
 
