@@ -48,10 +48,11 @@ from stream_ann.preprocess import centre_square
 from stream_ann.training.early_exit import choose, frontier
 
 MEMORY = """
-import resource, sys, pipelines
+import re, sys, pipelines
 run = pipelines.label(sys.argv[1], weights=sys.argv[2], max_exit=0, workers=1)
 count = sum(1 for _ in run)
-print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# getrusage would tell the peak of the process that started this one, where that was larger
+print(count, re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """
 
 

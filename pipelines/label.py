@@ -25,6 +25,7 @@ from stream_ann.clock import MonotonicClock
 from stream_ann.engines import BatchEngine
 from stream_ann.errors import UsageError
 from stream_ann.ingest.spans import Selection
+from stream_ann.ingest.video import hwaccel_named
 from stream_ann.labels import LabelOptions
 from stream_ann.readout import readout_named
 from stream_ann.text import seconds_from
@@ -127,6 +128,8 @@ def label(
         raise UsageError("a job either goes on or begins anew", "give one of --resume and --overwrite")
     if out is None and (overlay is not None or segments or resume or overwrite):
         raise UsageError("nothing is written", "say where, with out")
+    if hwaccel is not None and cluster is None:
+        hwaccel_named(hwaccel)
     several = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     videos = find_videos(several, lists=lists, apart_from=[] if overlay is None else [Path(overlay)])
     loaded = weights_room.load(weights)

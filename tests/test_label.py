@@ -97,6 +97,12 @@ class TestFrames:
         assert list(status.left_at) == [sum(f.exit == e for f in found) for e in range(EXITS)]
         assert status.left_at[0] > 0
 
+    def test_a_budget_is_kept_and_spent_on_the_least_sure(self, tiny, folder):
+        first = pipelines.label(folder, weights=tiny, budget_ms_per_frame=1e-6)
+        assert {f.exit for f in first} == {0}  # every frame has a label, however little time there is
+        plenty = pipelines.label(folder, weights=tiny, budget_ms_per_frame=1e6, finish_by="1h")
+        assert sum(f.exit == EXITS - 1 for f in plenty) > 40
+
     def test_max_exit(self, tiny, folder):
         assert {f.exit for f in pipelines.label(folder, weights=tiny, max_exit=2)} == {2}
         with pytest.raises(UsageError, match="no exit 5"):
@@ -307,6 +313,8 @@ class TestTrouble:
             ({"segments": True}, "nothing is written"),
             ({"resume": True, "overwrite": True, "out": "x.jsonl"}, "goes on or begins anew"),
             ({"readout": "first"}, "no readout is called 'first'"),
+            ({"confidence": [0.5, 0.5]}, "5 exits need as many confidences, got 2"),
+            ({"hwaccel": "abacus"}, "cannot decode on 'abacus'"),
         ],
         ids=str,
     )

@@ -10,20 +10,28 @@ from pathlib import Path
 from typing import IO, Literal
 
 import av
-from av.codec.hwaccel import HWAccel
+from av.codec import Codec
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError, UnsupportedSourceError
+from stream_ann.errors import (
+    DecodeError,
+    SourceError,
+    SourceNotFoundError,
+    UnsupportedSourceError,
+    UsageError,
+    nearest,
+)
 from stream_ann.ingest.libav import decoding, opening
 from stream_ann.ingest.pictures import rgb_image, video_stream
 from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size, shown_path
 from stream_ann.ingest.tapping import Tapping
 from stream_ann.packets import PacketTap
 
-__all__ = ["Decoder", "VideoSource"]
+__all__ = ["Decoder", "VideoSource", "hwaccel_named"]
 
 MAX_READ_ERRORS = 16
 """So many failures in a row to find the next packet mean that the rest of the file cannot be read."""
@@ -231,7 +239,7 @@ class Decoder:
         hwaccel: str | None = None,
     ) -> None:
         self._file: IO[bytes] | None = None
-        accelerated = None if hwaccel is None else HWAccel(hwaccel, allow_software_fallback=True)
+        accelerated = None if hwaccel is None else hwaccel_named(hwaccel)
         with opening(name):
             try:
                 str(path).encode()
@@ -262,6 +270,26 @@ class Decoder:
         self.container.close()
         if self._file is not None:
             self._file.close()
+
+
+def hwaccel_named(kind: str) -> HWAccel:
+    """Decoding on a kind of device, or by the CPU what it cannot.
+
+    Args:
+        kind: Such as ``"cuda"`` or ``"vaapi"``.
+
+    Raises:
+        UsageError: If there is no such device here.
+    """
+    known = hwdevices_available()
+    if kind not in known:
+        raise UsageError(f"this PyAV cannot decode on '{kind}'", nearest(kind, known) or "leave out --hwaccel")
+    accelerated = HWAccel(kind, allow_software_fallback=True)
+    try:
+        accelerated.create(Codec("h264", "r"))
+    except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
+        raise UsageError(f"there is no '{kind}' here to decode on", "leave out --hwaccel") from error
+    return HWAccel(kind, allow_software_fallback=True)
 
 
 class _Ledger:
