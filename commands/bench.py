@@ -44,7 +44,9 @@ def bench(
         str, typer.Option(help="regular, jittered, or a file of recorded arrivals, such as one of live --events.")
     ] = "regular",
     weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
-    policy: Annotated[str, typer.Option(help="Policies to compare; the first one is judged.")] = "in-order",
+    policy: Annotated[
+        str, typer.Option(help="Policies to compare, the first one is judged: in-order, planned, steady.")
+    ] = "in-order",
     readout: Annotated[
         ReadoutChoice, typer.Option(help="Which answer the finished exits give together.")
     ] = ReadoutChoice.latest,

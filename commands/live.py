@@ -46,6 +46,7 @@ class PolicyChoice(StrEnum):
 
     in_order = "in-order"
     planned = "planned"
+    steady = "steady"
 
 
 class TransportChoice(StrEnum):
@@ -153,8 +154,8 @@ def live(
     policy: Annotated[
         PolicyChoice | None,
         typer.Option(
-            help="in-order: every exit in turn; planned: those that promise the best answer by the next frame. "
-            "By default in-order.",
+            help="in-order: every exit in turn; planned: those that promise the best answer by the next frame; "
+            "steady: a good answer a little late rather than a poor one in time. By default in-order.",
             rich_help_panel=_REFINEMENT,
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -289,6 +290,9 @@ def _film_of(source: str | os.PathLike[str] | None, options: BenchOptions, loade
     mapping = {} if options.class_map is None else class_map(options.class_map, classes)
     labelled = options.labels != "agreement"
     labels = options.labels if labelled else None
+    seconds = options.duration_s  # no more than a run shows
+    if seconds is None and not options.simulate:
+        seconds = DEFAULT_DURATION_S
     folder: str | os.PathLike[str] | None = None
     if source is not None and os.path.isdir(source):
         folder = source
@@ -296,11 +300,9 @@ def _film_of(source: str | os.PathLike[str] | None, options: BenchOptions, loade
         folder = labels
     if folder is not None:
         film = options.film
-        if not options.simulate:  # no more photographs than a run shows
-            duration_s = options.duration_s if options.duration_s is not None else DEFAULT_DURATION_S
-            film = replace(film, scenes=min(film.scenes, max(1, round(duration_s / film.dwell_s))))
+        if seconds is not None:
+            film = replace(film, scenes=min(film.scenes, math.ceil(seconds / film.dwell_s)))
         return folder_film(folder, classes, mapping, film, labelled=labelled)
-    seconds = None if options.simulate else (options.duration_s or DEFAULT_DURATION_S)
     recording = "demo" if source is None else source
     return video_film(recording, labels, classes, mapping, labelled=labelled, seconds=seconds)
 

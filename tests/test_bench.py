@@ -248,9 +248,8 @@ class TestLoad:
 
 class TestSimulated:
     def test_two_runs_of_the_same_seed_are_the_same_bytes(self, saved, folder, simulated, tmp_path):
-        (tmp_path / "times").mkdir()
-        write_report(simulated, tmp_path / "times")
-        again = options(saved, folder, times=tmp_path / "times" / "report.json", policies=("in-order", "planned"))
+        (tmp_path / "times.json").write_text(simulated.to_json())
+        again = options(saved, folder, times=tmp_path / "times.json", fps=(100.0,), policies=("planned",))
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
             write_report(bench(None, again), tmp_path / name)
@@ -290,8 +289,11 @@ class TestSimulated:
         assert report.about["stream"]["scenes"] == 6
         assert report.about["stream"]["labels"] == "agreement with the whole plan"
         assert report.more["exit_accuracy"][-1] == 1.0
-        demo = bench(None, options(saved, folder, labels="agreement", fps=(5.0,), against=()))
+        more = {"labels": "agreement", "fps": (5.0,), "against": ()}
+        demo = bench(None, options(saved, folder, duration_s=None, **more))
         assert demo.about["stream"]["scenes"] == 8
+        short = bench(None, options(saved, folder, duration_s=0.8, **more))
+        assert short.about["stream"]["pictures"] == 20  # no more than the run shows
 
 
 def test_in_real_time_both_clocks_and_the_machine_are_told(saved, folder):

@@ -60,19 +60,19 @@ class TestSteady:
 
     def test_keeps_up_with_the_best_fixed_network_at_every_rate(self):
         """What it is for: labels that dwell for a second, and right answers that are those of the accuracies."""
-        right = np.random.default_rng(0).random((60, 1)) < np.array([[0.46, 0.64, 0.75, 0.78]])
-        table = np.zeros((60, 4, 4), np.float32)
+        right = np.random.default_rng(0).random((24, 1)) < np.array([[0.46, 0.64, 0.75, 0.78]])
+        table = np.zeros((24, 4, 4), np.float32)
         table[..., 0], table[..., 1] = ~right, 0.5
-        for scene in range(60):
+        for scene in range(24):
             truth = 2 + scene % 2
             table[scene, :, truth] = right[scene]
-        images = tuple(np.full((4, 4, 3), i, np.uint8) for i in range(60))
-        truths = tuple(frozenset({2 + i % 2}) for i in range(60))
-        film = Film("film", images.__getitem__, truths, np.arange(60), np.ones(60))
+        images = tuple(np.full((4, 4, 3), i, np.uint8) for i in range(24))
+        truths = tuple(frozenset({2 + i % 2}) for i in range(24))
+        film = Film("film", images.__getitem__, truths, np.arange(24), np.ones(24))
         answers, accuracies = AnswerTable(table, images), right.mean(axis=0).tolist()
         plan = plan_of_macs([1] * 4)
-        for fps in (60, 120, 240):
-            arrivals_s = arrivals_at(fps, 60)
+        for fps in (60, 240):
+            arrivals_s = arrivals_at(fps, 24)
 
             def accuracy(plan, answers, step_s, manner, arrivals_s=arrivals_s) -> float:
                 times = TimeTable.constant(step_s)

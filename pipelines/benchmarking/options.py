@@ -79,7 +79,7 @@ class BenchOptions:
         if (self.times is not None or self.speed != 1) and not self.simulate:
             raise UsageError("other step times hold on paper only", "add --simulate")
         if not self.policies:
-            raise UsageError("no policy is given", "give in-order or planned")
+            raise UsageError("no policy is given", "give in-order, planned or steady")
         if self.interval_ms is not None and not 0 < self.interval_ms <= 60_000:
             raise UsageError(f"an interval of {self.interval_ms:g} ms", "give one above 0 and up to 60,000")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:

@@ -65,6 +65,7 @@ def accuracy_figure(report: BenchReport) -> Figure:
     axes.set_ylabel("streaming accuracy, eta = -1 (%)")
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(102, axes.get_ylim()[1]))
     finish(figure, axes, "What accuracy a frame rate leaves", _subtitle(report))
+    _legend_beside(axes, stacked=False)
     return figure
 
 
@@ -174,12 +175,13 @@ def _shade(exit_: int, exits: int) -> tuple[float, float, float, float]:
     return float(red), float(green), float(blue), float(alpha)
 
 
-def _legend_beside(axes: Axes) -> None:
-    """Put the legend where it covers no bar; the top of the stack first."""
+def _legend_beside(axes: Axes, *, stacked: bool = True) -> None:
+    """Put the legend where it covers nothing; of a stack the top first."""
     handles, labels = axes.get_legend_handles_labels()
+    order = -1 if stacked else 1
     beside = (1.0, 0.5)
     legend = axes.legend(
-        handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=beside, frameon=False, fontsize=9
+        handles[::order], labels[::order], loc="center left", bbox_to_anchor=beside, frameon=False, fontsize=9
     )
     for text in legend.get_texts():
         text.set_parse_math(False)  # names may hold a dollar sign

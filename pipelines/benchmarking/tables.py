@@ -65,7 +65,7 @@ def _runs(report: BenchReport) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("fps", justify="right", no_wrap=True)
     table.add_column("network", no_wrap=True)
-    for name in ("eta -1 %", "eta 0 %", "missed %", "lag", "first ms", "final ms", "exit", "busy %"):
+    for name in ("eta -1 %", "eta 0 %", "oracle %", "missed %", "lag", "first ms", "final ms", "exit", "busy %"):
         table.add_column(name, justify="right", no_wrap=True)
     for fps in report.rates:
         chosen = [e for e in report.entries if e.fps == fps and e.clock == report.main_clock]
@@ -80,6 +80,7 @@ def _row(entry: Entry) -> list[str]:
         _safe(entry.contender),
         _pm(f.accuracy, 100, 1),
         _pm(f.accuracy_at_arrival, 100, 1),
+        f"{100 * f.oracle.value:.1f}",
         f"{100 * f.missed:.1f}",
         f"{f.lag_frames:.2f}",
         f"{f.first.p50_ms:.1f}/{f.first.p99_ms:.1f}",
