@@ -70,6 +70,9 @@ def bench(
         Path | None, typer.Option(help="On paper: take the step times of an earlier report.json, of any machine.")
     ] = None,
     speed: Annotated[float, typer.Option(help="On paper: a machine so many times as fast.")] = 1.0,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="On paper: also play so many such streams on one engine.")
+    ] = None,
     interval_ms: Annotated[
         float | None, typer.Option(help="Also find the most streams with 99 % in time at this interval (MLPerf).")
     ] = None,
@@ -123,6 +126,7 @@ def bench(
         times=times,
         speed=speed,
         accuracies=accuracies.value,
+        streams=streams,
         interval_ms=interval_ms,
         target_accuracy=target_accuracy,
         target_fps=target_fps,

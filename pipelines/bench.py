@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarking.advice import advise
 from pipelines.benchmarking.answers import answer_table, right_on
+from pipelines.benchmarking.cameras import streams_together
 from pipelines.benchmarking.contenders import Network, OpenEngine, anytime_network, fixed_networks, rival_network
 from pipelines.benchmarking.load import exit_times_s, single_stream, streams_in_reality, streams_on_paper
 from pipelines.benchmarking.machine import Meter, about_machine
@@ -231,6 +232,13 @@ class _Bench:
             found["single_stream"] += single_stream(network.name, network.plan.exit_names, opened[network.name].frame_s)
         if options.interval_ms is not None:
             found["multi_stream"] = {"interval_ms": options.interval_ms, "results": self._loads(opened)}
+        if options.streams is not None:
+            played = []
+            for number, fps in enumerate(options.fps):
+                self._told("many streams", number, len(options.fps))
+                played += [streams_together(paper, line, fps, self._duration_s, options.streams) for line in lines]
+            self._told("many streams", len(options.fps), len(options.fps))
+            found["streams"] = {"count": options.streams, "results": played}
         if options.target_accuracy is not None:
             fps = options.target_fps if options.target_fps is not None else options.fps[0]
             self._told("what it takes", 0, 1)

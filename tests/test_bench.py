@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from cli import app
 from pipelines.bench import BenchOptions, bench
 from pipelines.benchmarking.advice import advise
+from pipelines.benchmarking.cameras import streams_together
 from pipelines.benchmarking.compare import compare
 from pipelines.benchmarking.contenders import Network
 from pipelines.benchmarking.load import exit_times_s, streams_on_paper
@@ -89,7 +90,9 @@ def options(saved: Path, folder: Path, **more) -> BenchOptions:
 
 @pytest.fixture(scope="module")
 def simulated(saved, folder) -> BenchReport:
-    return bench(None, options(saved, folder, interval_ms=50.0, target_accuracy=0.9, policies=("in-order", "planned")))
+    return bench(
+        None, options(saved, folder, streams=3, interval_ms=50.0, target_accuracy=0.9, policies=("in-order", "planned"))
+    )
 
 
 class TestFixedNet:
@@ -230,6 +233,33 @@ class TestPaper:
         assert "No machine" in never["sentence"]
 
 
+class TestStreams:
+    def test_one_is_the_plain_run(self):
+        made, line = paper([0.030, 0.060], [[False, True], [True, False]])
+        plain = figures_of(made.log(line, 12, 2.0), line.network.plan)
+        one = streams_together(made, line, 12, 2.0, 1)
+        assert one["accuracy"] == plain.accuracy.as_dict()
+        assert one["in_time"] == pytest.approx(1 - plain.missed, abs=1e-5)
+        assert one["each"] == [{"in_time": one["in_time"], "accuracy": one["accuracy"]["value"]}]
+
+    def test_share_the_engine(self):
+        # 10 frames a second of each stream: three first steps fit into a gap, and two whole plans of 50 ms do
+        made, line = paper([0.030, 0.020], [[False, True]])
+        two, three, six = (streams_together(made, line, 10, 2.0, n) for n in (2, 3, 6))
+        assert [len(one["each"]) for one in (two, three, six)] == [2, 3, 6]
+        assert (two["in_time"], two["accuracy"]["value"]) == (1.0, 1.0)
+        assert three["in_time"] == 1.0
+        assert three["accuracy"]["value"] < 1
+        assert 0.25 < six["in_time"] <= 0.6  # and five of nine have a turn
+        served = [stream["in_time"] for stream in six["each"]]
+        assert max(served) - min(served) < 0.2  # all alike
+
+    def test_begin_at_places_of_their_own(self):
+        made, line = paper([0.001], [[True], [False]])
+        each = streams_together(made, line, 10, 1.0, 2)["each"]
+        assert [stream["accuracy"] for stream in each] == [1.0, 0.0]
+
+
 class TestLoad:
     def test_streams_that_fit_into_an_interval(self):
         times = TimeTable((0.001,), ((0.009,), (0.015,)), (0.0,))
@@ -279,7 +309,7 @@ class TestSimulated:
         content = json.loads(simulated.to_json())
         assert content["weights"]["sha256"]
         assert content["machine"]["versions"]["torch"] == torch.__version__.split("+")[0]
-        assert {"headline", "single_stream", "multi_stream", "advice", "runs", "times"} <= set(content)
+        assert {"headline", "single_stream", "multi_stream", "advice", "runs", "streams", "times"} <= set(content)
         rows = list(csv.DictReader(io.StringIO(simulated.to_csv())))
         assert len(rows) == len(simulated.entries)
         assert float(rows[0]["accuracy"]) == content["runs"][0]["accuracy"]["value"]
@@ -335,6 +365,8 @@ class TestCompare:
         (["--fps", "30,30"], "given twice"),
         (["--fps", ""], "frame rates none"),
         (["--times", "x.json"], "on paper only"),
+        (["--streams", "4"], "on paper only"),
+        (["--streams", "2000", "--simulate"], "give 1 to 1024"),
         (["--speed", "2"], "on paper only"),
         (["--simulate", "--times", "no.json"], "there is no file 'no.json'"),
         (["--labels", "no-folder"], "there is no folder 'no-folder'"),
@@ -383,6 +415,7 @@ def test_the_page_in_a_browser(simulated, tmp_path):
         assert evil in browser.run("return document.body.textContent")
         rows = browser.run("return document.querySelectorAll('table.runs')[1].rows.length")
         assert rows == 1 + len(simulated.entries)
+        assert "3 streams at once on one engine" in browser.run("return document.body.textContent")
         # nothing is fetched from anywhere
         assert browser.run("return performance.getEntriesByType('resource').length") == 0
     with Browser(width_px=390, height_px=800, phone=True) as browser:

@@ -13,6 +13,7 @@ __all__ = ["DEFAULT_DURATION_S", "DEFAULT_FPS", "BenchOptions"]
 
 DEFAULT_FPS = (2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 480.0)
 """Frame rates, from slower than any network to faster than all."""
+MOST_STREAMS = 1024
 DEFAULT_DURATION_S = 10.0
 """How long a run in real time lasts at each rate."""
 
@@ -53,6 +54,8 @@ class BenchOptions:
     """On paper: an earlier report whose step times are taken; by default they are measured."""
     speed: float = 1.0
     """On paper: a machine so many times as fast."""
+    streams: int | None = None
+    """On paper: so many such streams on one engine are played as well; None: they are not."""
     accuracies: Literal["card", "measured"] = "card"
     """By which accuracy of each exit a policy plans: the card's, or that on the film itself."""
     interval_ms: float | None = None
@@ -78,6 +81,9 @@ class BenchOptions:
             raise UsageError(f"a speed of {self.speed:g}", "give how many times as fast: 0.5 for half")
         if (self.times is not None or self.speed != 1) and not self.simulate:
             raise UsageError("other step times hold on paper only", "add --simulate")
+        if self.streams is not None and not (self.simulate and 1 <= self.streams <= MOST_STREAMS):
+            what = f"{self.streams} streams" if self.simulate else "several streams are played on paper only"
+            raise UsageError(what, f"give 1 to {MOST_STREAMS}, with --simulate")
         if not self.policies:
             raise UsageError("no policy is given", "give in-order, planned or steady")
         if self.interval_ms is not None and not 0 < self.interval_ms <= 60_000:

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from pipelines.benchmarking.results import BenchReport
+from pipelines.benchmarking.tables import spread
 from stream_ann.streaming import Mean
 from stream_ann.text import clean
 
@@ -158,6 +159,21 @@ def _more(report: BenchReport) -> list[str]:
             "<p>At each interval a frame of each stream comes; in 99 % of the intervals all of them must be answered "
             "before the next.</p>" + _table(("network", "to exit", "streams", "clock"), rows, "names")
         )
+    streams = report.more.get("streams")
+    if streams:
+        rows = [
+            [
+                f"{one['fps']:g}",
+                _text(one["contender"]),
+                f"{100 * one['in_time']:.1f}",
+                spread(one, "in_time"),
+                _percent(Mean(**one["accuracy"])),
+                spread(one, "accuracy"),
+            ]
+            for one in streams["results"]
+        ]
+        names = ("fps", "network", "in time %", "each stream", "accuracy %", "each stream")
+        parts.append(f"<h2>{streams['count']} streams at once on one engine</h2>" + _table(names, rows))
     return parts
 
 

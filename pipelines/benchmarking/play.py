@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from stream_ann.clock import Clock, FakeClock, MonotonicClock
 from stream_ann.frames import Frame, FrameResult, Prediction
-from stream_ann.ingest import ScriptedSlot, Slot
+from stream_ann.ingest import ScriptedInbox, ScriptedSlot, Slot
 from stream_ann.labels import Plain, Settled
 from stream_ann.nets.contract import Plan
 from stream_ann.readout import Latest, Readout
-from stream_ann.scheduler import Engine, FrameSlot, InOrder, Path, Policy, Scheduler, UntilNextFrame
+from stream_ann.scheduler import Engine, FrameSlot, InOrder, Path, Policy, Scheduler, UntilNextFrame, Waiter
 from stream_ann.streaming import AnswerTable, Film, RunLog, Shown, SimulatedEngine, TimeTable
 
-__all__ = ["Camera", "Manner", "WatchedEngine", "measure_times", "play", "simulate"]
+__all__ = ["Camera", "Manner", "WatchedEngine", "measure_times", "play", "simulate", "simulate_streams"]
 
+SOURCE = "bench"
 NAP_S = 0.1
 """How long the camera's thread sleeps at most before it looks whether it is to stop."""
 
@@ -78,12 +79,14 @@ class _Watched(Plain):
     def __init__(self, names: Sequence[str], clock: Clock, engine: WatchedEngine | SimulatedEngine) -> None:
         super().__init__(names)
         self._clock, self._engine = clock, engine
-        self.shown: list[Shown] = []
+        self.shown: dict[str, list[Shown]] = {}
+        """The answers about each source's frames, in the order in which they came up."""
 
     def settle(self, frame: Frame, answer: Prediction, *, final: bool) -> Settled:
         settled = super().settle(frame, answer, final=final)
         if not final:
-            self.shown.append(Shown(self._clock.now_s(), frame.index, answer.class_id, answer.exit))
+            new = Shown(self._clock.now_s(), frame.index, answer.class_id, answer.exit)
+            self.shown.setdefault(frame.source, []).append(new)
             if isinstance(self._engine, SimulatedEngine):
                 self._engine.between()
         return settled
@@ -131,7 +134,7 @@ class Camera:
                     if self._stop.wait(min(left_s, NAP_S)):
                         return
                 self.came_s.append(self._clock.now_s())
-                self._slot.put(image, source="bench", index=number, pts_s=due_s)
+                self._slot.put(image, source=SOURCE, index=number, pts_s=due_s)
         finally:
             self._slot.finish()
 
@@ -169,7 +172,7 @@ def play(
     finally:
         camera.stop()
     came_s = np.asarray(camera.came_s)
-    return _log(film, pictures, came_s, results, shown, watched.spans), camera.late_s
+    return _log(film, pictures, came_s, results, shown.get(SOURCE, ()), watched.spans), camera.late_s
 
 
 def simulate(
@@ -195,15 +198,58 @@ def simulate(
         manner: How frames are refined.
         seed: Seed of the step times drawn.
     """
+    (log,) = simulate_streams(
+        plan, answers, times, film, [(arrivals_s, 0.0)], classes=classes, manner=manner, seed=seed
+    )
+    return log
+
+
+def simulate_streams(
+    plan: Plan,
+    answers: AnswerTable,
+    times: TimeTable,
+    film: Film,
+    streams: Sequence[tuple[NDArray[np.float64], float]],
+    *,
+    classes: Sequence[str],
+    manner: Manner,
+    seed: int | Sequence[int] = 0,
+) -> list[RunLog]:
+    """Play a film on a fake clock to several streams that share one engine, which runs one step at a time.
+
+    Args:
+        plan: The network's steps.
+        answers: What each exit says about each picture of the film.
+        times: How long the steps take.
+        film: The film.
+        streams: For each stream when its frames come, float64 [N], in seconds from the beginning, and where in the
+            film it begins, in seconds.
+        classes: Name of each class.
+        manner: How frames are refined.
+        seed: Seed of the step times drawn.
+
+    Returns:
+        What happened to each stream; what the engine did is in all of them.
+    """
     clock = FakeClock()
-    pictures = film.seen_at(arrivals_s)
-    frames = [
-        Frame(answers.images[picture], "bench", number, arrival_s, arrival_s)
-        for number, (picture, arrival_s) in enumerate(zip(pictures.tolist(), arrivals_s.tolist(), strict=True))
+    slots, seen = [], []
+    for place, (arrivals_s, begin_s) in enumerate(streams):
+        pictures = film.seen_at(arrivals_s + begin_s)
+        pairs = zip(pictures.tolist(), arrivals_s.tolist(), strict=True)
+        name = f"{SOURCE} {place}"
+        frames = [Frame(answers.images[picture], name, n, at_s, at_s) for n, (picture, at_s) in enumerate(pairs)]
+        slots.append(ScriptedSlot(frames, clock))
+        seen.append((name, pictures, arrivals_s))
+    engine = SimulatedEngine(plan, answers, times, clock, lanes=len(streams), seed=seed)
+    waiter = ScriptedInbox(slots, clock) if len(slots) > 1 else None
+    results, shown = _drive(engine, slots, clock, classes, manner, waiter=waiter)
+    by_source: dict[str, list[FrameResult]] = {}
+    for result in results:
+        by_source.setdefault(result.frame.source, []).append(result)
+    return [
+        _log(film, pictures, arrivals_s, by_source.get(name, ()), shown.get(name, ()), engine.spans)
+        for name, pictures, arrivals_s in seen
     ]
-    engine = SimulatedEngine(plan, answers, times, clock, seed=seed)
-    results, shown = _drive(engine, ScriptedSlot(frames, clock), clock, classes, manner)
-    return _log(film, pictures, arrivals_s, results, shown, engine.spans)
 
 
 def measure_times(
@@ -268,17 +314,21 @@ class _Queue:
 
 def _drive(
     engine: WatchedEngine | SimulatedEngine,
-    slot: FrameSlot,
+    slots: FrameSlot | Sequence[FrameSlot],
     clock: Clock,
     classes: Sequence[str],
     manner: Manner,
-) -> tuple[list[FrameResult], list[Shown]]:
+    *,
+    waiter: Waiter | None = None,
+) -> tuple[list[FrameResult], dict[str, list[Shown]]]:
+    """The results, and by source what was shown."""
     watched = _Watched(classes, clock, engine)
     scheduler = Scheduler(
         engine,
-        slot,
+        slots,
         clock,
         classes=classes,
+        waiter=waiter,
         policy=manner.policy,
         path=manner.path(engine.plan),
         readout=manner.readout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group
@@ -12,7 +13,7 @@ from pipelines.benchmarking.results import BenchReport, Entry
 from stream_ann.streaming import Mean
 from stream_ann.text import clean
 
-__all__ = ["tables"]
+__all__ = ["spread", "tables"]
 
 
 def tables(report: BenchReport) -> Group:
@@ -37,6 +38,9 @@ def tables(report: BenchReport) -> Group:
         what = f"{multi['network']} to exit {multi['exit']}"
         interval = f"{report.more['multi_stream']['interval_ms']:g} ms"
         parts.append(f"streams at {interval}, {multi['clock']} clock, {_safe(what)}: [bold]{multi['streams']}[/bold]")
+    if "streams" in report.more:
+        count = report.more["streams"]["count"]
+        parts += [f"\n[bold]{count} streams at once on one engine, simulated clock[/bold]", _streams(report)]
     if "advice" in report.more:
         parts.append(f"\n{_safe(report.more['advice']['sentence'])}")
     parts += [f"[yellow]warning:[/yellow] {_safe(line)}" for line in report.warnings]
@@ -59,6 +63,28 @@ def _headline(report: BenchReport) -> Table:
                 f"[{'green' if good else 'red'}]{_pm(line.ratio, 1, 3)}[/]",
             )
     return table
+
+
+def _streams(report: BenchReport) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("fps", "network", "in time %", "each", "eta -1 %", "each"):
+        table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
+    for one in report.more["streams"]["results"]:
+        table.add_row(
+            f"{one['fps']:g}",
+            _safe(one["contender"]),
+            f"{100 * one['in_time']:.1f}",
+            spread(one, "in_time"),
+            _pm(Mean(**one["accuracy"]), 100, 1),
+            spread(one, "accuracy"),
+        )
+    return table
+
+
+def spread(streams: Mapping[str, Any], key: str) -> str:
+    """The least and the largest of a figure over the streams of a result, in percent."""
+    values = [100 * stream[key] for stream in streams["each"]]
+    return f"{min(values):.1f} to {max(values):.1f}"
 
 
 def _runs(report: BenchReport) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stream_ann.streaming.accuracy import Mean, Shown, mean_of, ratio_of, streaming_correct
 from stream_ann.streaming.arrivals import arrivals_at, gaps_from, jittered_gaps, read_trace
 from stream_ann.streaming.camera import Shot, film_photograph
-from stream_ann.streaming.figures import Latencies, RunFigures, RunLog, figures_of
+from stream_ann.streaming.figures import Latencies, RunFigures, RunLog, figures_of, in_time
 from stream_ann.streaming.film import Film
 from stream_ann.streaming.simulation import AnswerTable, SimulatedEngine, TimeTable
 
@@ -24,6 +24,7 @@ __all__ = [
     "figures_of",
     "film_photograph",
     "gaps_from",
+    "in_time",
     "jittered_gaps",
     "mean_of",
     "ratio_of",

@@ -41,6 +41,10 @@ class Mean:
     error: float | None
     """Its standard error; None where fewer than two scenes leave no way of telling."""
 
+    def as_dict(self) -> dict[str, float | None]:
+        """Plain JSON values, rounded to what they are good for."""
+        return {"value": round(self.value, 5), "error": None if self.error is None else round(self.error, 5)}
+
 
 def moments(arrivals_s: NDArray[np.float64], eta: float) -> NDArray[np.float64]:
     """When each frame is scored, in seconds.

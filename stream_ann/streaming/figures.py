@@ -13,7 +13,7 @@ from stream_ann.frames import FrameResult
 from stream_ann.nets.contract import Plan
 from stream_ann.streaming.accuracy import Mean, Shown, last_shown, mean_of, moments, streaming_correct
 
-__all__ = ["Latencies", "RunFigures", "RunLog", "figures_of"]
+__all__ = ["Latencies", "RunFigures", "RunLog", "figures_of", "in_time"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,10 +102,10 @@ class RunFigures:
             "answered": self.answered,
             "replaced": self.replaced,
             "missed": round(self.missed, 5),
-            "accuracy": _mean(self.accuracy),
-            "accuracy_eta_0": _mean(self.accuracy_at_arrival),
-            "oracle": _mean(self.oracle),
-            "final_accuracy": _mean(self.final_accuracy),
+            "accuracy": self.accuracy.as_dict(),
+            "accuracy_eta_0": self.accuracy_at_arrival.as_dict(),
+            "oracle": self.oracle.as_dict(),
+            "final_accuracy": self.final_accuracy.as_dict(),
             "lag_ms": round(self.lag_ms, 3),
             "lag_frames": round(self.lag_frames, 3),
             "first": self.first.as_dict(),
@@ -146,8 +146,6 @@ def figures_of(log: RunLog, plan: Plan) -> RunFigures:
     lag_frames = float(np.maximum(number - about, 0)[seen].mean()) if seen.any() else 0.0
 
     answered = np.array([result.frame.index for result in log.results])
-    first_s = np.full(frames, np.inf)
-    first_s[answered] = [r.frame.arrival_s + r.first_ms / 1e3 for r in log.results]
     final_right = [r.class_id in log.truths[r.frame.index] for r in log.results]
     deepest = np.array([max(e.exit for e in r.exits) for r in log.results])
     macs = [step.macs for step in plan.steps]
@@ -159,7 +157,7 @@ def figures_of(log: RunLog, plan: Plan) -> RunFigures:
         frames=frames,
         answered=len(log.results),
         replaced=frames - len(log.results),
-        missed=float((first_s > ends_s).mean()),
+        missed=float((~in_time(log)).mean()),
         accuracy=mean_of(right, log.scenes),
         accuracy_at_arrival=mean_of(at_arrival, log.scenes),
         oracle=mean_of(_oracle(log, rows, ends_s), log.scenes),
@@ -178,6 +176,14 @@ def figures_of(log: RunLog, plan: Plan) -> RunFigures:
         step_ms=tuple(times[2:-1]),
         between_ms=times[-1],
     )
+
+
+def in_time(log: RunLog) -> NDArray[np.bool_]:
+    """Whether each frame had an answer of its own when the next one arrived, bool [N]."""
+    first_s = np.full(len(log.arrivals_s), np.inf)
+    for result in log.results:
+        first_s[result.frame.index] = result.frame.arrival_s + result.first_ms / 1e3
+    return np.asarray(first_s <= moments(log.arrivals_s, -1), dtype=np.bool_)
 
 
 def _oracle(log: RunLog, rows: NDArray[np.intp], ends_s: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -207,7 +213,3 @@ def _times_of(log: RunLog, steps: int) -> list[float]:
 
 def _latencies(values_ms: Sequence[float]) -> Latencies:
     return Latencies(*(float(q) for q in np.percentile(values_ms, [50, 90, 99, 100])))
-
-
-def _mean(mean: Mean) -> dict[str, float | None]:
-    return {"value": round(mean.value, 5), "error": None if mean.error is None else round(mean.error, 5)}

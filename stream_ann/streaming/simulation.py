@@ -110,18 +110,28 @@ class AnswerTable:
 
 
 class SimulatedEngine:
-    """Runs a plan on paper: every call moves the clock on by a time drawn from those measured.
+    """Runs a plan on paper: every call moves the clock on by a time drawn from those measured, one after another.
 
     Args:
         plan: The plan.
         answers: What each exit says about each picture. Frames must carry its very images.
         times: How long everything takes.
         clock: The clock, which slot and scheduler share.
+        lanes: How many frames it holds at once.
         seed: Seed of the draws.
     """
 
+    concurrent = False
+
     def __init__(
-        self, plan: Plan, answers: AnswerTable, times: TimeTable, clock: FakeClock, *, seed: int | Sequence[int] = 0
+        self,
+        plan: Plan,
+        answers: AnswerTable,
+        times: TimeTable,
+        clock: FakeClock,
+        *,
+        lanes: int = 1,
+        seed: int | Sequence[int] = 0,
     ) -> None:
         exits = answers.probabilities.shape[1]
         if not len(plan) == exits == len(times.steps_s):
@@ -132,8 +142,10 @@ class SimulatedEngine:
         self._times = times
         self._clock = clock
         self._random = np.random.default_rng(seed)
-        self._picture = -1
-        self._last_step: int | None = None
+        self.lanes = lanes
+        """How many frames may be in the works at once."""
+        self._pictures = [-1] * lanes
+        self._last_steps: list[int | None] = [None] * lanes
         self.spans: list[tuple[int, float, float]] = []
         """What ran when: (step, or -1 for taking in a frame; beginning; end), in seconds of the clock."""
 
@@ -147,19 +159,20 @@ class SimulatedEngine:
         """Median time of each step, in seconds."""
         return self._times.medians_s
 
-    def start(self, image: NDArray[np.uint8]) -> None:
+    def start(self, image: NDArray[np.uint8], *, lane: int = 0) -> None:
         """Take in a new picture, one of the answer table's."""
-        self._picture = self._numbers[id(image)]
-        self._last_step = None
+        self._pictures[lane] = self._numbers[id(image)]
+        self._last_steps[lane] = None
         self._spend(-1, self._times.start_s)
 
-    def run(self, step: int) -> NDArray[np.float32]:
+    def run(self, step: int, *, lane: int = 0) -> NDArray[np.float32]:
         """Run one step: probabilities float32 [classes]."""
-        if not self._plan.steps[step].first and self._last_step != step - 1:
-            raise ValueError(f"step {step} needs the state of step {step - 1}, the last one run was {self._last_step}")
-        self._last_step = step
+        last = self._last_steps[lane]
+        if not self._plan.steps[step].first and last != step - 1:
+            raise ValueError(f"step {step} needs the state of step {step - 1}, the last one run was {last}")
+        self._last_steps[lane] = step
         self._spend(step, self._times.steps_s[step])
-        return np.asarray(self._answers.probabilities[self._picture, step])
+        return np.asarray(self._answers.probabilities[self._pictures[lane], step])
 
     def between(self) -> None:
         """Let the time pass that lies between two steps."""
