@@ -1,6 +1,7 @@
 # make demo   set up and classify the bundled clip live
 # make test   set up and run all tests
 # make check  formatting, lint and types
+# make gpu-check  on a machine with an NVIDIA GPU: the CUDA tests and benchmark, at most 8 minutes
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.core-installed
 TEST := $(VENV)/.test-installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check gpu-check clean
 
 demo: $(CORE)
 	$(BIN)/stream-ann live demo
@@ -20,6 +21,10 @@ check: $(TEST)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# with the Python that has torch: machines with GPUs mostly bring their own
+gpu-check:
+	$(PYTHON) -m scripts.gpu_check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
