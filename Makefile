@@ -14,8 +14,9 @@ TEST := $(VENV)/.test-installed
 demo: $(CORE)
 	$(BIN)/stream-ann live demo
 
+# two at a time, with a thread each: many tests wait for cameras, browsers and processes
 test: $(TEST)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(TEST)
 	$(BIN)/ruff format --check .

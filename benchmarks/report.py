@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.benchmarking.machine import machine, versions
+from stream_ann.machine import machine, versions
 from stream_ann.whole_files import whole_file
 
 __all__ = ["machine", "versions", "write"]

@@ -18,7 +18,7 @@ from pipelines.benchmarking.answers import answer_table, right_on
 from pipelines.benchmarking.cameras import streams_together
 from pipelines.benchmarking.contenders import Network, OpenEngine, anytime_network, fixed_networks, rival_network
 from pipelines.benchmarking.load import exit_times_s, single_stream, streams_in_reality, streams_on_paper
-from pipelines.benchmarking.machine import Meter, about_machine
+from pipelines.benchmarking.machine import Meter
 from pipelines.benchmarking.options import DEFAULT_DURATION_S, BenchOptions
 from pipelines.benchmarking.paper import Line, Paper
 from pipelines.benchmarking.play import Manner, measure_times, play
@@ -26,6 +26,7 @@ from pipelines.benchmarking.results import BenchReport, Entry, Usage, read_times
 from pipelines.benchmarking.streams import LabelledFilm, class_map, folder_film, video_film, with_truths
 from stream_ann import weights as weights_room
 from stream_ann.errors import UsageError
+from stream_ann.machine import about_machine
 from stream_ann.readout import readout_named
 from stream_ann.scheduler import InOrder, path_named
 from stream_ann.streaming import (

@@ -114,6 +114,7 @@ class Cluster:
         self._stop = threading.Event()
         self._ours = False
         self._actors: list[Any] = []
+        self._shared: Any = None
 
     def start(self) -> None:
         """Connect to the cluster and start the actors.
@@ -125,11 +126,12 @@ class Cluster:
         if not ray.is_initialized():
             self._connect()
         count = self._wanted or max(1, int(ray.cluster_resources().get("GPU" if self._on_gpu else "CPU", 1)))
-        shared = ray.put((self._settings, self._videos, self._hwaccel))
+        # held as long as there are actors: one that is started again is given it anew
+        self._shared = ray.put((self._settings, self._videos, self._hwaccel))
         actor = ray.remote(num_cpus=1, num_gpus=int(self._on_gpu), max_restarts=-1, max_task_retries=RETRIES)(
             LabelWorker
         )
-        self._actors = [actor.remote(shared) for _ in range(count)]
+        self._actors = [actor.remote(self._shared) for _ in range(count)]
 
     @property
     def active(self) -> int:
@@ -180,6 +182,7 @@ class Cluster:
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors = []
+        self._shared = None
         if self._ours:
             self._ours = False
             self._ray.shutdown()
