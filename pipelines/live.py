@@ -94,6 +94,9 @@ class LiveRun(Iterator[FrameResult]):
             lanes=len(sources) + background,
         )
         """The engine that runs the plan."""
+        slower: str | None = getattr(self.engine, "warning", None)
+        if slower is not None and on_warning is not None:
+            on_warning(slower)
         self.stats = LiveStats(len(self.plan))
         """Figures of the run so far, all sources together; safe to read from any thread."""
         self._states = StateFeed()

@@ -77,6 +77,35 @@ def measured_table() -> str:
     return f"{where}\n\n{table(['figure', 'measured'], rows)}"
 
 
+def engines_table() -> str:
+    """What running step by step costs against the best uninterrupted runs of the same networks."""
+    report = result("engines")
+    machine, versions, options = report["machine"], report["versions"], report["options"]
+    rows = []
+    for name, net in report["results"]["cpu"].items():
+        stepped, live = net["stepped"], net["live"]["openvino"]
+        whole = {runtime: f["p50_ms"] for runtime, f in stepped["uninterrupted"].items() if "all exits" in runtime}
+        best = min(whole, key=lambda runtime: float(whole[runtime]))
+        rows.append(
+            [
+                f"{name}, {sum(net['mmacs']):.0f} MMACs",
+                f"{stepped['openvino']['p50_ms']:.1f} ms",
+                f"{whole[best]:.1f} ms ({best.split(',')[0]})",
+                f"{stepped['openvino']['over_best_with_all_exits']:.3f}",
+                f"{stepped['torch']['p50_ms']:.1f} ms",
+                f"{live['quiet']['first_answer']['p50_ms']:.1f} / {live['busy']['first_answer']['p50_ms']:.1f} ms",
+            ]
+        )
+    header = ["network", "step by step", "fastest uninterrupted", "ratio", "torch step by step", "first answer, p50"]
+    threads = options["threads"]
+    return (
+        f"On {machine['processor']}, {machine['cores']} cores, {threads} thread{'s' if threads > 1 else ''}, OpenVINO "
+        f"{versions['openvino']}, ONNX Runtime {versions['onnxruntime']}, float32; the ratio is the frames' median; "
+        f"first answers count from a frame's arrival, alone and beside a busy decoder. `{report['command']}`:\n\n"
+        f"{table(header, rows)}"
+    )
+
+
 def training_section() -> str:
     """Fine-tuning, the speed of training, and the paper's comparison."""
     tuned, speed = result("finetune"), result("train_speed")
@@ -107,6 +136,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "weights": weights_table,
     "training": training_section,
     "measured": measured_table,
+    "engines": engines_table,
 }
 
 
