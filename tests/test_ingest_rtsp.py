@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import time
@@ -204,6 +205,28 @@ class TestComingBack:
             it.until(lambda: "error of its own" in it.reader.state.why)
             camera.faults = Faults()
             it.until_state("live")
+
+
+def test_frames_are_let_go_as_soon_as_they_are_pictures(units):
+    """Or megabytes of them pile up until the collector comes by."""
+
+    def alive() -> int:
+        return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+
+    gc.collect()
+    before = alive()
+    gc.disable()  # however seldom it comes by itself
+    try:
+        with RtspCamera(units) as camera:
+            source = source_from(camera.url, quick())
+            source.open()
+            for _ in range(20):
+                source.read()
+            left = alive() - before
+            source.close()
+    finally:
+        gc.enable()
+    assert left <= 3, "the first one, and those that the source still works on"
 
 
 class TestRefused:

@@ -63,6 +63,9 @@ def folder(tmp_path, monkeypatch) -> Path:
         for j in range(4):
             picture = np.full((48, 64, 3), 100 * i + 10 * j, np.uint8)
             Image.fromarray(picture).save(tmp_path / "flowers" / name / f"{j}.png")
+    for name in ("tabby", "goldfish"):
+        (tmp_path / "photographs" / name).mkdir(parents=True)
+        Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / "photographs" / name / "0.png")
     for i in range(3):
         Image.fromarray(np.full((40, 60, 3), 60 * i, np.uint8)).save(tmp_path / "shots" / f"{i}.jpg")
     monkeypatch.chdir(tmp_path)
@@ -99,7 +102,9 @@ def stood_in(words: list[str], camera: RtspCamera) -> list[str]:
     if words[0] == "train":
         words += ["--device", "cpu", "--epochs", "1", "--val-fraction", "0.5"]
     if words[0] == "bench" and words[1] != "compare":
-        words += ["--device", "cpu", "--fps", "30", "--duration-s", "0.3", "--simulate", "--scenes", "2"]
+        # a film of two frames in place of the clip: every exit of every rival looks at each frame
+        words += ["--labels", "photographs", "--motion-fps", "1", "--fps", "30", "--duration-s", "0.3", "--simulate"]
+        words += ["--device", "cpu"]
     return words
 
 

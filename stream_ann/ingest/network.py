@@ -29,7 +29,7 @@ from stream_ann.ingest.h264 import FrameGaps
 from stream_ann.ingest.images import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from stream_ann.ingest.libav import connecting, decoding, receiving
 from stream_ann.ingest.options import SourceOptions
-from stream_ann.ingest.pictures import rgb_image, video_stream
+from stream_ann.ingest.pictures import Turning, rgb_image, video_stream
 from stream_ann.ingest.retries import Retries
 from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size
 from stream_ann.ingest.tapping import Tapping
@@ -167,7 +167,7 @@ class NetworkSource:
         self._timed = container.format.name not in _UNTIMED
         self._packets = container.demux(stream)
         self._tapping = Tapping(stream)
-        self._reformatter = VideoReformatter()
+        self._reformatter, self._turning = VideoReformatter(), Turning()
         self._damaged: deque[int | None] = deque(maxlen=_MAX_DAMAGED)
         self._gaps = FrameGaps(decoder.extradata) if self.live and decoder.name == "h264" else None
         self._suspect = self._given = False
@@ -210,7 +210,7 @@ class NetworkSource:
             self._suspect = True
         elif frame.key_frame:
             self._suspect = False
-        image = rgb_image(frame, self._reformatter, self.name)
+        image = rgb_image(frame, self._reformatter, self._turning, self.name)
         self._given = True
         return Picture(image, self._time_s(frame), self._suspect)
 

@@ -16,18 +16,41 @@ from stream_ann.errors import UnsupportedSourceError
 from stream_ann.ingest.libav import decoding
 from stream_ann.ingest.source import check_size
 
-__all__ = ["display_matrix", "rgb_image", "upright", "video_stream"]
+__all__ = ["Turning", "rgb_image", "upright", "video_stream"]
 
 _TEXT_ART = frozenset({"ansi", "bintext", "idf", "xbin"})
 """Decoders that libav offers for plain text files, which nobody means by a video."""
 
 
-def rgb_image(frame: VideoFrame, reformatter: VideoReformatter, name: str) -> NDArray[np.uint8]:
+class Turning:
+    """How the frames of one stream are to be turned and mirrored.
+
+    PyAV's frames and their side data refer to each other: a frame whose side data were looked at stays in memory until
+    the collector comes by, hundreds of frames later. So they are looked at when the stream begins, and when the angle,
+    which can be asked for without them, has changed.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: NDArray[np.int32] | None = None
+
+    def matrix(self, frame: VideoFrame) -> NDArray[np.int32] | None:
+        """The display matrix of a frame, for :func:`upright`; None where its file does not say."""
+        rotation = frame.rotation
+        if rotation != self._rotation:
+            data: Any = frame.side_data.get("DISPLAYMATRIX")
+            self._matrix = None if data is None else np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)
+            self._rotation = rotation
+        return self._matrix
+
+
+def rgb_image(frame: VideoFrame, reformatter: VideoReformatter, turning: Turning, name: str) -> NDArray[np.uint8]:
     """A decoded frame as an upright picture.
 
     Args:
         frame: The frame.
         reformatter: Converts colours; one for all frames of a stream, as each frame's own would set up a scaler anew.
+        turning: Says which way is up; one for all frames of a stream.
         name: What to call the source in errors.
 
     Returns:
@@ -39,7 +62,7 @@ def rgb_image(frame: VideoFrame, reformatter: VideoReformatter, name: str) -> ND
     check_size(frame.width, frame.height, name)
     with decoding(name):
         image = np.asarray(reformatter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
-    return upright(image, display_matrix(frame))
+    return upright(image, turning.matrix(frame))
 
 
 def upright(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
@@ -60,12 +83,6 @@ def upright(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArr
         elif xy == yx == 0 and xx and yy:
             image = image[:: -1 if yy < 0 else 1, :: -1 if xx < 0 else 1]
     return np.ascontiguousarray(image)
-
-
-def display_matrix(frame: VideoFrame) -> NDArray[np.int32] | None:
-    """How a decoded frame is to be turned and mirrored, for :func:`upright`; None where its file does not say."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    return None if data is None else np.frombuffer(data, dtype=np.int32).reshape(3, 3)
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:

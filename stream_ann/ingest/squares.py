@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stream_ann.errors import DecodeError, SourceError
 from stream_ann.ingest.libav import decoding, opening
-from stream_ann.ingest.pictures import display_matrix, upright
+from stream_ann.ingest.pictures import upright
 from stream_ann.ingest.source import Picture, check_size
 from stream_ann.ingest.spans import WHOLE, Selection, Span
 from stream_ann.ingest.video import Decoder, VideoSource
@@ -151,7 +151,7 @@ class SquareSource(VideoSource):
         except DecodeError:
             self.decoded -= 1  # it counts as damaged
             raise
-        self._made = Square(upright(image, display_matrix(frame)), index, pts_s)
+        self._made = Square(upright(image, self._turning.matrix(frame)), index, pts_s)
         return Picture(image, pts_s)
 
     def _square(self, frame: VideoFrame) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ from stream_ann.errors import (
     nearest,
 )
 from stream_ann.ingest.libav import decoding, opening
-from stream_ann.ingest.pictures import rgb_image, video_stream
+from stream_ann.ingest.pictures import Turning, rgb_image, video_stream
 from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size, shown_path
 from stream_ann.ingest.tapping import Tapping
 from stream_ann.packets import PacketTap
@@ -78,7 +78,7 @@ class VideoSource:
         self._last_pts_s: float | None = None
         self._skip_to: int | None = None
         # one for all frames, as each frame's own would set up a scaler anew
-        self._reformatter = VideoReformatter()
+        self._reformatter, self._turning = VideoReformatter(), Turning()
         self._over = False
         self._decoder = self._open_decoder("AUTO")
         self._tapping = Tapping(self._decoder.stream)
@@ -123,7 +123,7 @@ class VideoSource:
 
     def _convert(self, frame: VideoFrame, pts_s: float | None) -> Picture | None:
         """The picture of a decoded frame; None leaves it out. Where it sets ``_over``, the video ends before it."""
-        return Picture(rgb_image(frame, self._reformatter, self.name), pts_s)
+        return Picture(rgb_image(frame, self._reformatter, self._turning, self.name), pts_s)
 
     def _check_file(self) -> None:
         """Tell apart what libav would call invalid data, or wait on for ever."""
