@@ -102,11 +102,15 @@ def above(leaves: Iterable[int], nouns: dict[int, Synset]) -> set[int]:
 def arrows(nouns: dict[int, Synset], leaf_names: dict[int, str]) -> Iterator[tuple[str, str]]:
     """Every (child, parent) by name, each child once for each parent, from the widest concept down."""
     used = above(leaf_names, nouns)
+    children: dict[int, list[int]] = {}
+    for offset in used:
+        for parent in nouns[offset].parents:
+            children.setdefault(parent, []).append(offset)
 
     @cache
     def covers(offset: int) -> frozenset[int]:
         own = frozenset((offset,)) if offset in leaf_names else frozenset[int]()
-        return own.union(*(covers(child) for child in used if offset in nouns[child].parents))
+        return own.union(*(covers(child) for child in children.get(offset, ())))
 
     alike: dict[frozenset[int], list[int]] = {}
     for offset in sorted(used):

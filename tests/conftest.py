@@ -7,9 +7,13 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from tests.labelling import Jobs
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 THREAD_PREFIX = "stream-ann"
@@ -17,6 +21,8 @@ THREAD_PREFIX = "stream-ann"
 
 
 def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for what tests start, too: the cores are taken by the others
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
@@ -34,10 +40,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what engines compile out of the user's cache folder, and what is there out of the tests."""
+    """Keep what engines compile out of the user's cache folder, and what is there out of the tests.
+
+    All processes of a run share it, as those of a user do: what one has compiled the others read.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # each worker has one in there
+    folder = folder / "cache-of-the-run"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
         yield
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """Starts ``stream-ann`` in processes that need not import everything anew."""
+    from tests.labelling import Jobs
+
+    started = Jobs(tmp_path_factory.mktemp("jobs"))
+    yield started
+    started.close()
 
 
 @pytest.fixture(autouse=True)

@@ -66,27 +66,36 @@ def some_videos(folder: Path, counts: Sequence[int] = (30, 7, 45)) -> list[Path]
     ]
 
 
+WANTED_FRAMES = 16
+"""How many frames a unit has in :class:`Jobs`."""
+
+
 class Jobs:
     """Starts ``stream-ann`` in processes of their own that share the time it takes to import everything.
 
-    Units have 16 frames in them. Each process is forked by one that has done nothing yet but import.
+    Their units are small. Each process is forked by one that has done nothing yet but import; one must be over before
+    the next is started.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _ZYGOTE], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _ZYGOTE, str(WANTED_FRAMES)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def start(self, *args: str | Path, first: str = "") -> Job:
         """Run ``stream-ann`` with some arguments, after some Python code."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        err = self._folder / "err.txt"
-        request = {"args": [str(arg) for arg in args], "first": first, "err": str(err)}
+        out, err = self._folder / "out.txt", self._folder / "err.txt"
+        request = {"args": [str(arg) for arg in args], "first": first, "out": str(out), "err": str(err)}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Job(int(self._process.stdout.readline()), self._process.stdout, err)
+        return Job(int(self._process.stdout.readline()), self._process.stdout, out, err)
 
     def close(self) -> None:
         self._process.communicate(timeout=10)
@@ -95,9 +104,10 @@ class Jobs:
 class Job:
     """A process of :class:`Jobs`."""
 
-    def __init__(self, pid: int, codes: IO[str], err: Path) -> None:
+    def __init__(self, pid: int, codes: IO[str], out: Path, err: Path) -> None:
         self.pid = pid
         self._codes = codes
+        self._out = out
         self._err = err
         self._code: int | None = None
 
@@ -115,6 +125,9 @@ class Job:
         if not self.over():
             os.kill(self.pid, number)
 
+    def out(self) -> str:
+        return self._out.read_text()
+
     def err(self) -> str:
         return self._err.read_text()
 
@@ -123,14 +136,17 @@ _ZYGOTE = """
 import json, os, sys
 import cli, pipelines, pipelines.labelling.progress, pipelines.watch, pydantic, torch
 from pipelines.labelling import work
-work.WANTED_FRAMES = 16
+from stream_ann.engines import openvino_runtime
+work.WANTED_FRAMES = int(sys.argv[1])
+if openvino_runtime.is_installed():
+    openvino_runtime.openvino()
 for line in sys.stdin:
     request = json.loads(line)
     pid = os.fork()
     if pid == 0:
         exec(request["first"])
-        os.dup2(os.open(request["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        for number, path in ((1, request["out"]), (2, request["err"])):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["stream-ann", *request["args"]]
         cli.main()
     print(pid, flush=True)

@@ -116,7 +116,7 @@ def test_trained_members_against_networks_trained_for_one_depth():
     cpu = torch.device("cpu")
 
     def trained(net, weighting):
-        options = TrainOptions(epochs=4, batch_size=32, lr=0.1, device="cpu", weighting=weighting)
+        options = TrainOptions(epochs=2, batch_size=32, lr=0.1, device="cpu", weighting=weighting)
         run = Trainer(net, data, preprocessing, options, augment=Augment(flip=0.5, crop_padding_px=1))
         run.run()
         return run.trained()

@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import pytest
 import pipelines
 from pipelines.labelling import work
 from stream_ann.errors import ManifestError, OutputError, SourceError, UsageError
-from tests.labelling import CLASSES, Jobs, lines, noise, some_videos, tiny_weights
+from tests.labelling import CLASSES, WANTED_FRAMES, lines, noise, some_videos, tiny_weights
 from tests.test_cli import run
 from tests.videos import cut_short, damage, encode, numbered, sound
 
@@ -40,11 +39,10 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory) -> Iterator[Jobs]:
-    started = Jobs(tmp_path_factory.mktemp("jobs"))
-    yield started
-    started.close()
+@pytest.fixture
+def small_units(monkeypatch) -> None:
+    """Units as small as those of ``jobs``, so that a job that one of them has begun can be ended here."""
+    monkeypatch.setattr(work, "WANTED_FRAMES", WANTED_FRAMES)
 
 
 def key_numbers(path: Path) -> list[int]:
@@ -134,8 +132,13 @@ class TestFrames:
 
 
 class TestGoingOn:
-    @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet", "vtt"])
-    def test_a_killed_job_ends_in_the_same_bytes(self, tiny, folder, tmp_path, jobs, format):
+    @pytest.mark.parametrize(
+        ("format", "kills"), [("jsonl", (0, 2, 3, 5)), ("csv", (2,)), ("parquet", (0, 2, 4)), ("vtt", (2,))]
+    )
+    def test_a_killed_job_ends_in_the_same_bytes(
+        self, tiny, folder, tmp_path, jobs, small_units, format, kills: tuple[int, ...]
+    ):
+        """Killed soon after so many commits, again and again."""
         options = ["--weights", tiny, "--confidence", "0.6", "--quiet", "--format", format]
         one = format in ("jsonl", "csv")
         whole, out = (tmp_path / name / "" if not one else tmp_path / name for name in ("whole", "killed"))
@@ -144,10 +147,10 @@ class TestGoingOn:
         else:
             whole.mkdir()
             out.mkdir()
-        job = jobs.start("label", folder, "--out", whole, *options)
-        assert job.wait() == 0, job.err()
+        code, _, err = run("label", folder, "--out", whole, *options)
+        assert code == 0, err
         rng = random.Random(format)
-        for kill, commits in enumerate((0, 2, 3, 5)):
+        for kill, commits in enumerate(kills):
             job = jobs.start("label", folder, "--out", out, *options, *(["--resume"] if kill else []))
             manifest = out.with_name(out.name + ".manifest") if one else out / "labels.manifest"
             deadline_s = time.monotonic() + 60
@@ -161,13 +164,13 @@ class TestGoingOn:
             if one and out.exists():
                 text = out.read_bytes()
                 assert not text or text.endswith(b"\n")
-        job = jobs.start("label", folder, "--out", out, *options, "--resume")
-        assert job.wait() == 0, job.err()
+        code, _, err = run("label", folder, "--out", out, *options, "--resume")
+        assert code == 0, err
         assert contents(out) == contents(whole)
         assert len(contents(whole)) == (1 if one else 3)
         assert not list(tmp_path.rglob("*.unfinished"))
 
-    def test_an_interrupted_job_ends_soon_and_goes_on(self, tiny, folder, tmp_path, jobs):
+    def test_an_interrupted_job_ends_soon_and_goes_on(self, tiny, folder, tmp_path, jobs, small_units):
         out, options = tmp_path / "o.jsonl", ("--weights", tiny, "--workers", "1")
         job = jobs.start("label", folder, "--out", out, *options)
         deadline_s = time.monotonic() + 60
@@ -178,8 +181,8 @@ class TestGoingOn:
         assert job.wait() in (0, 130), job.err()
         assert time.monotonic() - begun_s < 10
         assert "Traceback" not in job.err()
-        job = jobs.start("label", folder, "--out", out, *options, "--resume")
-        assert job.wait() == 0, job.err()
+        code, _, err = run("label", folder, "--out", out, *options, "--resume")
+        assert code == 0, err
         assert [line["frame"] for line in lines(out)] == [*range(30), *range(7), *range(45)]
 
     def test_an_output_that_is_there_is_not_touched_unasked(self, tiny, folder, tmp_path):
@@ -235,9 +238,11 @@ class TestGoingOn:
         ):
             pipelines.label(folder, out=out, weights=tiny, resume=True)
 
-    def test_a_full_disk_stops_it_clean_and_it_goes_on_when_there_is_room(self, tiny, folder, tmp_path, jobs):
+    def test_a_full_disk_stops_it_clean_and_it_goes_on_when_there_is_room(
+        self, tiny, folder, tmp_path, jobs, small_units
+    ):
         whole, out = tmp_path / "whole.jsonl", tmp_path / "o.jsonl"
-        assert jobs.start("label", folder, "--out", whole, "--weights", tiny).wait() == 0
+        assert run("label", folder, "--out", whole, "--weights", tiny)[0] == 0
         limited = (
             "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
@@ -247,7 +252,7 @@ class TestGoingOn:
         assert "error: cannot write" in job.err()
         assert "file too large; raise the limit" in job.err()
         assert 0 < len(lines(out)) < 82
-        assert jobs.start("label", folder, "--out", out, "--weights", tiny, "--resume").wait() == 0
+        assert run("label", folder, "--out", out, "--weights", tiny, "--resume")[0] == 0
         assert out.read_bytes() == whole.read_bytes()
 
 

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 import pipelines
 from cli import app
 from stream_ann import weights
+from stream_ann.engines import open_engine
 from stream_ann.errors import UsageError
+from stream_ann.frames import Frame, Prediction
 from stream_ann.ingest import FakeSource, source_from
-from stream_ann.labels import LabelOptions, bundled_hierarchy
+from stream_ann.labels import LabelOptions, bundled_hierarchy, labelling_from
 from stream_ann.labels.hedging import TARGETS, HedgeCalibration
 
 
@@ -92,13 +94,19 @@ def test_a_hedged_label_sharpens_from_exit_to_exit(pictures):
 
 
 def test_the_surer_the_label_must_be_the_wider_it_is(pictures):
+    """What the network answers to one picture, under several demands."""
+    loaded = weights.load("imagenet")
+    card, deepest = loaded.card, len(loaded.plan) - 1
+    engine = open_engine(loaded.net, card.preprocessing, device="cpu", temperatures=card.temperatures)
+    engine.start(pictures[0])
+    answer = [Prediction(step, engine.run(step), 0.0) for step in range(deepest + 1)][deepest]
+    engine.close()
+    frame = Frame(pictures[0], "a cat", 0, 0.0, 0.0)
     hierarchy = bundled_hierarchy()
     shown = []
     for hedge in (0.5, 0.7, 0.9, 0.99):
-        with pipelines.live(
-            FakeSource(pictures[:1]), labels=LabelOptions(hedge=hedge), device="cpu", realtime=False
-        ) as run:
-            shown.append(hierarchy.below(next(run).label))
+        labels = labelling_from(card.classes, LabelOptions(hedge=hedge), hedging=card.extra["hedging"])
+        shown.append(hierarchy.below(labels.settle(frame, answer, final=True).label))
     assert shown[0] < shown[-1]
     for sharper, wider in pairwise(shown):
         assert sharper <= wider

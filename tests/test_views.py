@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -33,8 +30,6 @@ from stream_ann.sinks import SnapshotOptions
 from tests.small_weights import save_small_weights
 from tests.videos import encode, numbered
 from tests.web_tools import EXITS, Client, FakeRun
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +214,8 @@ class TestOutputs:
 
 @pytest.mark.tool("Xvfb", "xdotool")
 class TestWindow:
-    def test_q_ends_a_run_whose_recording_is_whole(self, small_weights, tmp_path):
+    def test_q_ends_a_run_whose_recording_is_whole(self, jobs, small_weights, tmp_path):
+        from tests.test_cli import wait_for_lines
         from tests.test_sinks_window import screen, window_of, xdotool
 
         generator = screen.__wrapped__() if hasattr(screen, "__wrapped__") else None
@@ -235,25 +231,22 @@ class TestWindow:
                 "--events",
                 str(tmp_path / "e.jsonl"),
             ]
-            environment = {**os.environ, "DISPLAY": display}
-            process = subprocess.Popen(
-                [sys.executable, "-c", "import cli; cli.main()", *arguments], cwd=ROOT, env=environment
-            )
+            job = jobs.start(*arguments, first=f"os.environ['DISPLAY'] = {display!r}")
             try:
                 window = window_of(display, "pattern:320x180@25 - stream_ann")
-                time.sleep(1.0)
+                wait_for_lines(tmp_path / "e.jsonl", 6, job)
                 xdotool(display, "windowfocus", "--sync", window)
                 deadline_s = time.monotonic() + 30
-                while process.poll() is None:
+                while not job.over():
                     assert time.monotonic() < deadline_s
                     xdotool(display, "key", "--window", window, "q")
                     time.sleep(0.3)
             finally:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
+                job.kill()
+                code = job.wait()
         finally:
             generator.close()
-        assert process.returncode == 0
+        assert code == 0
         events = (tmp_path / "e.jsonl").read_text().splitlines()
         with av.open(str(tmp_path / "out.mkv")) as container:
             assert sum(1 for _ in container.decode(video=0)) == len(events) > 5
