@@ -112,7 +112,7 @@ class Job:
         self._code: int | None = None
 
     def over(self) -> bool:
-        return bool(select.select([self._codes], [], [], 0)[0])
+        return self._code is not None or bool(select.select([self._codes], [], [], 0)[0])
 
     def wait(self, timeout_s: float = 60) -> int:
         """The exit code, negative where a signal ended it."""

@@ -124,15 +124,7 @@ def test_modules_stay_readable():
         assert lines <= 450, f"{path.relative_to(ROOT)} has {lines} lines: split it"
 
 
-def test_heavy_modules_are_imported_in_order_and_only_when_they_are_used():
-    """torchvision for its networks, OpenCV before av, matplotlib to plot and without choosing a backend.
-
-    With av first, OpenCV's windows hang for ever (opencv#21952).
-    """
-    code = (
-        "import sys, stream_ann.nets; assert not {'torchvision', 'cv2', 'av'} & set(sys.modules), 'networks'\n"
-        "import pipelines; names = list(sys.modules); assert names.index('cv2') < names.index('av'), 'order'\n"
-        "import stream_ann.training.plots as plots; assert 'matplotlib' not in sys.modules, 'plots'\n"
-        "plots.check_plot('a.png'); assert 'matplotlib.pyplot' not in sys.modules, 'backend'"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+def test_opencv_is_imported_before_av():
+    """The other way round, OpenCV's windows hang for ever (opencv#21952)."""
+    code = "import sys, pipelines; names = list(sys.modules); assert names.index('cv2') < names.index('av')"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import subprocess
 import sys
@@ -223,10 +222,6 @@ def test_only_the_torch_engine_compiles_and_only_with_a_compiler(monkeypatch):
 def test_compiled_steps_answer_as_plain_ones_do(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("CXX", shutil.which("g++") or "g++")
-    # for a step or two, compiling all headers first and starting processes to compile in takes longer than it saves
-    inductor = importlib.import_module("torch._inductor.config")
-    monkeypatch.setattr(inductor, "cpp_cache_precompile_headers", False)
-    monkeypatch.setattr(inductor, "compile_threads", 1)
     made = build(ARCH | {"s": 3, "resolution_px": 16}).eval()  # one step, since a compiler takes its time
     plain = open_engine(made, PREPROCESSING, device="cpu", engine="torch", lanes=2)
     compiled = open_engine(made, PREPROCESSING, device="cpu", engine="torch", lanes=2, compile=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -239,6 +241,11 @@ def test_the_networks_are_those_of_the_families_and_no_others():
     assert families == {"resnet", "resnext", "wide", "convnext", "efficientnet", "mobilenet", "regnet", "vit"}
     assert len(names) >= 44
     assert not {"vgg16", "quantized_resnet50", "maskrcnn_resnet50_fpn", "r3d_18"} & set(names)
+
+
+def test_torchvision_is_imported_only_when_it_is_used():
+    code = "import sys, stream_ann.nets; assert 'torchvision' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
@@ -177,3 +178,11 @@ def test_without_matplotlib(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"'matplotlib', which is not installed; .*stream-ann\[plots\]"):
         check_plot("plot.png")
+
+
+def test_matplotlib_is_imported_only_to_plot_and_no_backend_is_chosen():
+    code = (
+        "import sys; import stream_ann.training.plots as plots; assert 'matplotlib' not in sys.modules;"
+        "plots.check_plot('a.png'); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
