@@ -163,12 +163,39 @@ def cameras_section() -> str:
     )
 
 
+def streams_section() -> str:
+    """How many cameras an engine serves, with each policy."""
+    reports = [result("streams-in-order"), result("streams-planned")]
+    rows = []
+    for report in reports:
+        for engine in report["results"]["engines"]:
+            policy = report["results"]["policy"]
+            for run in engine["runs"]:
+                rows.append(
+                    [
+                        f"{engine['engine']}, `{policy}`",
+                        str(run["streams"]),
+                        f"{100 * run['share_answered']:.1f} %",
+                        f"{run['first_p50_ms']:.0f} / {run['first_p99_ms']:.0f} ms",
+                        f"{run['mean_exits']:.2f}",
+                    ]
+                )
+    fps, machine = reports[0]["results"]["fps"], reports[0]["machine"]
+    header = ["engine, policy", f"cameras of {fps:g} fps", "frames answered", "first answer, p50 / p99", "mean exits"]
+    commands = " and ".join(f"`{report['command']}`" for report in reports)
+    return (
+        f"Several cameras on one engine, two seconds for each row (indicative only; a row that lost frames was tried "
+        f"again). {machine['processor']}, {machine['cores']} cores, one thread, {commands}:\n\n{table(header, rows)}"
+    )
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "weights": weights_table,
     "training": training_section,
     "measured": measured_table,
     "engines": engines_table,
     "cameras": cameras_section,
+    "streams": streams_section,
 }
 
 
