@@ -1,15 +1,20 @@
 # make demo   set up and classify the bundled clip live
-# make test   set up and run all tests
+# make test   set up and run all tests but the long ones, which it names
 # make check  formatting, lint and types
+# make faults  break it: kills, signals, full disks, lost cameras; 10 minutes
+# make fuzz   damaged input of every kind: 1,000,000 inputs, or FUZZ_INPUTS=10000
+# make soak   a faulty camera with every output: 1 hour, or SOAK_MINUTES=5
 # make gpu-check  on a machine with an NVIDIA GPU: the CUDA tests and benchmark, at most 8 minutes
 
+FUZZ_INPUTS ?= 1000000
+SOAK_MINUTES ?= 60
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.core-installed
 TEST := $(VENV)/.test-installed
 
-.PHONY: demo test check gpu-check clean
+.PHONY: demo test check faults fuzz soak gpu-check clean
 
 demo: $(CORE)
 	$(BIN)/stream-ann live demo
@@ -22,6 +27,15 @@ check: $(TEST)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+faults: $(TEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long --timeout=600 tests/faults
+
+fuzz: $(TEST)
+	OMP_NUM_THREADS=1 FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest -n 2 -m long --timeout=0 tests/fuzz
+
+soak: $(TEST)
+	OMP_NUM_THREADS=1 SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -m long --timeout=0 tests/soak
 
 # with the Python that has torch: machines with GPUs mostly bring their own
 gpu-check:

@@ -6,7 +6,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 THREAD_PREFIX = "stream-ann"
 """Every thread of the library has a name that starts with this."""
+
+
+left_out: Counter[str] = Counter()
+"""How many long tests of each file were not run."""
 
 
 def pytest_configure() -> None:
@@ -36,6 +41,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for tool in mark.args:
                 if shutil.which(tool) is None and not IN_CI:
                     item.add_marker(pytest.mark.skip(reason=f"needs the program '{tool}'"))
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    left_out.update(item.nodeid.split("::")[0] for item in items if item.get_closest_marker("long"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With several processes, each has deselected the same: the one that reports hears of it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    counts: dict[str, int] = getattr(node, "workeroutput", {}).get("left_out", {})
+    left_out.update({name: count for name, count in counts.items() if name not in left_out})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left_out:
+        files = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.items()))
+        terminalreporter.write_line(f"Left out, for make faults, make fuzz and make soak: the long tests in {files}")
 
 
 @pytest.fixture(autouse=True, scope="session")
