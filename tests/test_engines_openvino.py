@@ -13,11 +13,13 @@ import torch
 
 from pipelines.doctor import examine
 from stream_ann.engines import engine_choice, open_engine, openvino_cache, openvino_precision
+from stream_ann.engines.opening import device_error
 from stream_ann.engines.openvino_engine import OpenVinoEngine
 from stream_ann.engines.openvino_runtime import capabilities
 from stream_ann.engines.openvino_steps import OpenVinoSteps
 from stream_ann.errors import DeviceError, MissingExtraError, UsageError
-from stream_ann.nets import AnytimeNet, build
+from stream_ann.nets import EANN, AnytimeNet, build
+from stream_ann.nets.fixed import FixedNet
 from stream_ann.preprocess import Preprocessing
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.5, 0.4, 0.6))
@@ -37,6 +39,12 @@ def net(seed: int = 0) -> AnytimeNet:
 def answers(engine: OpenVinoEngine) -> np.ndarray:
     engine.start(PICTURE)
     return np.stack([engine.run(step) for step in range(len(engine.plan))])
+
+
+def test_an_error_says_what_was_wrong_not_where():
+    error = RuntimeError("Exception from src/a.cpp:1:\nCheck 'x' failed at src/b.cpp:2:\nthe shapes are incompatible\n")
+    assert "failed: the shapes are incompatible;" in str(device_error("cpu", error))
+    assert "failed: no memory;" in str(device_error("cpu", RuntimeError("no memory\nmore")))
 
 
 def opened(made: AnytimeNet, **options) -> OpenVinoEngine:
@@ -137,6 +145,15 @@ class TestCache:
         OpenVinoEngine(net(seed=1), elsewhere, threads=1, timing_runs=1)
         assert compiled == [0]  # only the first step sees pixels
         compiled.clear()
+
+    def test_one_network_at_two_resolutions_is_two_models(self, compiled):
+        trunk = EANN({"one": net()}, [("one", 16), ("one", 32)]).eval()
+        small, large = (FixedNet(trunk, exit_) for exit_ in (1, 3))
+        assert answers(opened(small)).shape == (1, 5)
+        compiled.clear()
+        kept = answers(opened(large))
+        assert compiled == [0]
+        np.testing.assert_allclose(kept, answers(opened(large, cached=False)), atol=1e-6)
 
     def test_a_damaged_file_is_made_anew(self, folder, compiled):
         first = answers(opened(net()))

@@ -35,10 +35,12 @@ def checked_temperatures(temperatures: Sequence[float] | None, exits: int) -> li
 
 def device_error(device: object, error: RuntimeError) -> DeviceError:
     """What torch or another runtime says of its device, in one line."""
-    first_line = str(error).strip().split("\n")[0]
+    lines = str(error).strip().split("\n")
+    # OpenVINO begins with where in its own code it was
+    said = next((line for line in lines if not line.startswith(("Exception from ", "Check '"))), lines[0])
     if isinstance(error, torch.OutOfMemoryError):
         return DeviceError(f"device '{device}' is out of memory", "free some, or use --device cpu")
-    return DeviceError(f"device '{device}' failed: {first_line}", "try --device cpu, or see: stream-ann doctor")
+    return DeviceError(f"device '{device}' failed: {said}", "try --device cpu, or see: stream-ann doctor")
 
 
 def time_steps(engine: LaneEngine, runs: int) -> tuple[float, ...]:

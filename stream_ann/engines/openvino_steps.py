@@ -242,8 +242,10 @@ class OpenVinoSteps:
     def _key(self, step: int, precision: str, together: bool) -> str | None:
         if self._net_key is None:
             return None
-        pixels = self._preprocessing.scales_and_shifts if self._plan.steps[step].first else None
-        known = (self._net_key, step, self._temperatures[step], pixels, precision, together)
+        info = self._plan.steps[step]
+        pixels = self._preprocessing.scales_and_shifts if info.first else None
+        # with the resolution: members may be the same network, whose shapes are constants in the model
+        known = (self._net_key, step, info.resolution_px, self._temperatures[step], pixels, precision, together)
         return openvino_cache.joined_key(*map(repr, known))
 
 
