@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from benchmarks.camera import RtspCamera, encode_pattern
 from cli import app
 from scripts import update_readme
+from tests.labelling import tiny_weights
 from tests.videos import encode, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +64,8 @@ def folder(tmp_path, monkeypatch) -> Path:
         for j in range(4):
             picture = np.full((48, 64, 3), 100 * i + 10 * j, np.uint8)
             Image.fromarray(picture).save(tmp_path / "flowers" / name / f"{j}.png")
-    for name in ("tabby", "goldfish"):
+    tiny_weights(tmp_path)
+    for name in ("rose", "tulip"):
         (tmp_path / "photographs" / name).mkdir(parents=True)
         Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / "photographs" / name / "0.png")
     for i in range(3):
@@ -102,9 +104,9 @@ def stood_in(words: list[str], camera: RtspCamera) -> list[str]:
     if words[0] == "train":
         words += ["--device", "cpu", "--epochs", "1", "--val-fraction", "0.5"]
     if words[0] == "bench" and words[1] != "compare":
-        # a film of two frames in place of the clip: every exit of every rival looks at each frame
+        # a film of two frames and a small network in place of the clip's: every exit of every rival sees each frame
         words += ["--labels", "photographs", "--motion-fps", "1", "--fps", "30", "--duration-s", "0.3", "--simulate"]
-        words += ["--device", "cpu"]
+        words += ["--device", "cpu", "--weights", "tiny.json"]
     return words
 
 
