@@ -16,6 +16,7 @@ GROUND = {
     "errors": set(),
     "machine": set(),
     "clock": set(),
+    "containers": set(),
     "frames": set(),
     "packets": set(),
     "text": set(),

@@ -174,6 +174,10 @@ def _opening_error(name: str, error: av.error.FFmpegError) -> SourceError:
             return UnsupportedSourceError(f"'{name}' is of a kind that this PyAV cannot read", "convert it to mp4")
         case av.error.MemoryError():
             return SourceError(f"there is not enough memory to read '{name}'")
+        case av.error.ArgumentError():  # what file_options() has libav say of a list
+            return UnsupportedSourceError(
+                f"'{name}' is no video by itself but a playlist, or is damaged", "give the videos themselves"
+            )
         case av.error.InvalidDataError():
             return UnsupportedSourceError(f"'{name}' is no video, or is cut short or damaged", _COMPLETE)
         case _:

@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from stream_ann.containers import NETWORK_PROTOCOLS
 from stream_ann.errors import (
     DecodeError,
     DisconnectedError,
@@ -228,13 +229,15 @@ class NetworkSource:
 
 
 def _libav_options(url: SourceUrl, options: SourceOptions) -> dict[str, str]:
+    bounds = {"protocol_whitelist": NETWORK_PROTOCOLS[url.scheme.removesuffix("s")]}
     if url.scheme in ("rtsp", "rtsps"):
-        return {**_QUICK_START, "rtsp_transport": options.transport, "allowed_media_types": "video"}
+        return {**bounds, **_QUICK_START, "rtsp_transport": options.transport, "allowed_media_types": "video"}
     if _is_file(url):
-        return {"reconnect": "1", "reconnect_delay_max": "2"}  # it goes on where a broken connection stopped
+        # it goes on where a broken connection stopped
+        return {**bounds, "reconnect": "1", "reconnect_delay_max": "2"}
     if _is_playlist(url):
-        return {"live_start_index": "-1"}
-    return dict(_QUICK_START)
+        return {**bounds, "live_start_index": "-1"}
+    return {**bounds, **_QUICK_START}
 
 
 def _ending(url: SourceUrl) -> str:

@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from stream_ann.containers import file_options
 from stream_ann.errors import (
     DecodeError,
     SourceError,
@@ -247,7 +248,9 @@ class Decoder:
                 target: str | IO[bytes] = f"file:{path.absolute()}"
             except UnicodeEncodeError:
                 target = self._file = path.open("rb")
-            self.container = av.open(target, "r", metadata_errors="replace", hwaccel=accelerated)
+            self.container = av.open(
+                target, "r", options=file_options(), metadata_errors="replace", hwaccel=accelerated
+            )
         try:
             self.stream = video_stream(self.container, name)
             check_size(self.stream.width, self.stream.height, name, error=UnsupportedSourceError)

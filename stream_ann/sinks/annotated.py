@@ -17,6 +17,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from stream_ann.containers import file_options
 from stream_ann.errors import OutputError
 from stream_ann.sinks.files import output_error
 from stream_ann.sinks.video import letterboxed, tag_colours, yuv_frame
@@ -35,7 +36,7 @@ def annotated_path(source: Path, target: Path) -> Path:
     mp4 keeps the times of any video exactly; Matroska rounds them to milliseconds.
     """
     try:
-        with av.open(f"file:{source.absolute()}", metadata_errors="replace") as container:
+        with av.open(f"file:{source.absolute()}", options=file_options(), metadata_errors="replace") as container:
             fits = all(s.codec_context.name.split("_")[0] in _IN_MP4 for s in _sounds(container))
     except (OSError, av.FFmpegError):
         fits = True  # whatever is wrong with it shows elsewhere
@@ -142,7 +143,9 @@ class _Sounds:
     def __init__(self, source: Path, written: OutputContainer, stack: contextlib.ExitStack) -> None:
         self._packets: Iterator[Packet[Any]] = iter(())
         self._next: Packet[Any] | None = None
-        opened = stack.enter_context(av.open(f"file:{source.absolute()}", metadata_errors="replace"))
+        opened = stack.enter_context(
+            av.open(f"file:{source.absolute()}", options=file_options(), metadata_errors="replace")
+        )
         streams = _sounds(opened)
         self._outputs = {s.index: written.add_stream_from_template(s) for s in streams}
         if streams:

@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from stream_ann.containers import file_options
 from stream_ann.training.images import reason_of, shrink
 
 __all__ = ["clip_shape", "load_clip", "sample_frames"]
@@ -78,7 +79,7 @@ def sample_frames(path: Path, frames: int) -> list[NDArray[np.uint8]]:
 
 
 def _opened(path: Path) -> InputContainer:
-    container = av.open(str(path), timeout=_TIMEOUT_S)
+    container = av.open(f"file:{path.absolute()}", options=file_options(), timeout=_TIMEOUT_S)
     if not container.streams.video:
         container.close()
         raise ValueError("there is no video in it")
