@@ -125,7 +125,8 @@ class TestCameras:
         assert text.isprintable()
         assert "pwned" not in text
         assert "hunter2" not in text
-        chain, error = [], raised.value
+        chain: list[str] = []
+        error: BaseException | None = raised.value
         while error is not None:
             chain.append(repr(error))
             error = error.__cause__ or error.__context__

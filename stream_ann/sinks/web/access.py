@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from stream_ann.errors import UsageError
 
@@ -109,13 +109,15 @@ class Guard:
     Args:
         app: What it guards.
         access: Who may come in.
-        cookie: Name of the cookie that holds the token.
+        cookie: Name of the cookie that browsers come back with once they have shown the token.
     """
 
     def __init__(self, app: App, access: Access, cookie: str) -> None:
         self._app = app
         self._access = access
         self._cookie = cookie
+        # Browsers send a cookie to every port of a machine: what others there may see of it ends with this run.
+        self._pass = secrets.token_urlsafe(24)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -136,10 +138,10 @@ class Guard:
             offered = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
             if offered and self._access.knows(offered) and scope["path"] == "/":
                 # Out of the address, so that it is neither in the history nor in a picture of the screen.
-                cookie = f"{self._cookie}={quote(offered, safe='')}; Path=/; HttpOnly; SameSite=Lax"
+                cookie = f"{self._cookie}={self._pass}; Path=/; HttpOnly; SameSite=Lax"
                 await _answer(send_with_headers, 303, "", (b"location", b"/"), (b"set-cookie", cookie.encode()))
                 return
-            if not self._access.knows(self._brought(headers)):
+            if not self._may_enter(headers):
                 await asyncio.sleep(REFUSAL_DELAY_S)
                 text = "A token is needed: open the address with ?token=..., or send it as 'Authorization: Bearer ...'."
                 await _answer(send_with_headers, 401, text, (b"www-authenticate", b"Bearer"))
@@ -158,15 +160,15 @@ class Guard:
             return 403, "Other pages may not look."
         return None
 
-    def _brought(self, headers: dict[bytes, str]) -> str:
+    def _may_enter(self, headers: dict[bytes, str]) -> bool:
         kind, _, token = headers.get(b"authorization", "").partition(" ")
         if kind.lower() == "bearer":
-            return token.strip()
+            return self._access.knows(token.strip())
         try:
             cookie = SimpleCookie(headers.get(b"cookie", "")).get(self._cookie)
         except CookieError:
-            return ""
-        return unquote(cookie.value) if cookie is not None else ""
+            return False
+        return cookie is not None and hmac.compare_digest(cookie.value.encode("utf-8", "replace"), self._pass.encode())
 
 
 def _is_loopback(host: str) -> bool:

@@ -168,8 +168,9 @@ def page_app(hub: Hub, metrics: Metrics) -> Starlette:
     """The web page, its streams, the metrics and the health of a run."""
 
     def number_of(request: Request) -> int | None:
-        number = int(request.path_params["number"])
-        return number if number < len(hub.statuses) else None
+        number = request.path_params["number"]
+        # compared as text: taken as a number, a very long one would be an error
+        return int(number) if number in map(str, range(len(hub.statuses))) else None
 
     def asset(path: str) -> Route:
         name, media_type = _ASSETS[path]
@@ -204,8 +205,8 @@ def page_app(hub: Hub, metrics: Metrics) -> Starlette:
     routes += [
         Route("/events", events),
         Route("/state", state),
-        Route("/sources/{number:int}/stream.mjpg", stream),
-        Route("/sources/{number:int}/picture.jpg", picture),
+        Route("/sources/{number}/stream.mjpg", stream),
+        Route("/sources/{number}/picture.jpg", picture),
     ]
     return Starlette(routes=[*routes, *metrics_routes(hub.feed, metrics)])
 

@@ -20,13 +20,13 @@ from stream_ann.frames import FrameResult
 from stream_ann.sinks.files import reason_of
 from stream_ann.sinks.web.access import DEFAULT_PORT, Access, Guard
 from stream_ann.sinks.web.app import Hub, metrics_routes, page_app
+from stream_ann.sinks.web.connection import MOST_ANSWERED, MOST_HEADER_BYTES, Connection
 from stream_ann.sinks.web.feed import Feed
 from stream_ann.sinks.web.metrics import Metrics
 from stream_ann.stats import LiveStatus
 
 __all__ = ["MetricsServer", "WebView"]
 
-MOST_CONNECTIONS = 96
 STARTS_WITHIN_S = 10.0
 ENDS_WITHIN_S = 1.8
 GRACE_S = 1
@@ -100,11 +100,12 @@ class _Server:
             log_config=None,
             access_log=False,
             lifespan="off",
-            http="h11",
+            http=Connection,
             ws="none",
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            limit_concurrency=MOST_ANSWERED,
+            h11_max_incomplete_event_size=MOST_HEADER_BYTES,
             timeout_graceful_shutdown=GRACE_S,
         )
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
