@@ -96,13 +96,13 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         except Exception as error:
-            from stream_ann.errors import StreamAnnError
-
-            if State.verbose or not isinstance(error, StreamAnnError):
-                raise
+            from stream_ann.errors import StreamAnnError, resource_error
             from stream_ann.text import clean
 
-            say(f"error: {clean(str(error))}")
+            known = error if isinstance(error, StreamAnnError) else resource_error(error)
+            if State.verbose or known is None:
+                raise
+            say(f"error: {clean(str(known))}")
             raise typer.Exit(1) from None
 
     return run

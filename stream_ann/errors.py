@@ -21,12 +21,14 @@ is. The tree::
     ├── TrainingError          a training run cannot go on, or cannot be resumed
     ├── DeviceError            the device asked for cannot be used
     ├── MissingExtraError      an optional dependency is not installed
+    ├── ResourceError          the machine has no more of what is needed: memory, open files, threads, room on the disk
     └── UsageError             an option has a value that makes no sense
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "ManifestError",
     "MissingExtraError",
     "OutputError",
+    "ResourceError",
     "SourceError",
     "SourceNotFoundError",
     "SourceTimeoutError",
@@ -50,6 +53,7 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "nearest",
+    "resource_error",
 ]
 
 
@@ -148,6 +152,10 @@ class MissingExtraError(StreamAnnError):
         self.module = module
 
 
+class ResourceError(StreamAnnError):
+    """The machine has no more of what is needed: memory, open files, threads, or room on the disk."""
+
+
 class UsageError(StreamAnnError):
     """An option has a value that makes no sense."""
 
@@ -168,3 +176,39 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return ""
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     return f"known: {shown}"
+
+
+_MEMORY = ("there is not enough memory", "free some, or use smaller weights or fewer sources, workers or threads")
+_EXHAUSTED = {
+    errno.ENOMEM: _MEMORY,
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n), or use fewer sources or outputs"),
+    errno.ENFILE: ("too many files are open on this machine", "close some programs"),
+    errno.ENOSPC: ("there is no space left on a disk", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some of it"),
+    errno.EAGAIN: ("no more threads or processes can be started", "raise the limit (ulimit -u)"),
+}
+_SIGNS = {
+    "can't allocate memory": errno.ENOMEM,
+    "cannot allocate memory": errno.ENOMEM,
+    "not enough memory": errno.ENOMEM,
+    "out of memory": errno.ENOMEM,
+    "bad_alloc": errno.ENOMEM,
+    "failed to map segment": errno.ENOMEM,
+    "can't start new thread": errno.EAGAIN,
+    "resource temporarily unavailable": errno.EAGAIN,
+    "too many open files": errno.EMFILE,
+}
+"""What libraries say of it whose errors have no number."""
+
+
+def resource_error(error: BaseException | None) -> ResourceError | None:
+    """What an unexpected error has to say of the machine, if it or one that caused it says that something ran out."""
+    while error is not None:
+        code = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+        if code not in _EXHAUSTED:
+            text = str(error).lower()
+            code = next((number for sign, number in _SIGNS.items() if sign in text), None)
+        if code in _EXHAUSTED:
+            return ResourceError(*_EXHAUSTED[code])
+        error = error.__cause__ or error.__context__
+    return None
