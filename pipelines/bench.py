@@ -21,9 +21,11 @@ from pipelines.benchmarking.load import exit_times_s, single_stream, streams_in_
 from pipelines.benchmarking.machine import Meter
 from pipelines.benchmarking.options import DEFAULT_DURATION_S, BenchOptions
 from pipelines.benchmarking.paper import Line, Paper
-from pipelines.benchmarking.play import Manner, measure_times, play
-from pipelines.benchmarking.results import BenchReport, Entry, Usage, read_times
+from pipelines.benchmarking.play import Manner, play
+from pipelines.benchmarking.quiet import quiet_of
+from pipelines.benchmarking.results import BenchReport, ClockName, Entry, Usage, read_times
 from pipelines.benchmarking.streams import LabelledFilm, class_map, folder_film, video_film, with_truths
+from pipelines.benchmarking.timing import Timings, pooled, timings_in, timings_of
 from stream_ann import weights as weights_room
 from stream_ann.errors import UsageError
 from stream_ann.machine import about_machine
@@ -32,6 +34,7 @@ from stream_ann.scheduler import InOrder, path_named
 from stream_ann.streaming import (
     AnswerTable,
     Film,
+    Mean,
     RunLog,
     TimeTable,
     arrivals_at,
@@ -83,10 +86,24 @@ class _Opened:
 
     engine: OpenEngine | None
     """Its engine; None where its times are known and its answers are another's."""
+    timings: Timings | None
+    """How long the work on a frame took before all runs; None where its times are known."""
     times: TimeTable
-    """How long the work on a frame takes."""
+    """The same as distributions, on a machine of the speed asked for."""
     frame_s: NDArray[np.float64]
     """Times from a frame's beginning until each exit, float64 [N, exits], in seconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """A run in real time."""
+
+    fps: float
+    line: Line
+    log: RunLog
+    usage: Usage
+    timings: Timings
+    """How long the work on a frame took in it."""
 
 
 class _Bench:
@@ -98,13 +115,14 @@ class _Bench:
         self._options, self._loaded, self._told = options, loaded, told
         self._classes = loaded.card.classes
         self._warnings: list[str] = []
+        self._other_cores: list[float | None] = []
         self._networks = self._all_networks()
         self._ours = self._networks[0]
         self._known_times = {} if options.times is None else read_times(options.times)
         for network in self._networks if options.times is not None else ():
             self._check_times(network)
         for policy in options.policies:  # whatever is wrong with a policy is said before anything is measured
-            self._manner(policy, [0.5] * len(loaded.plan))
+            self._manner(policy, [Mean(0.5, None)] * len(loaded.plan))
         self._gaps = _gaps(options)
         self._labelled = _film_of(source, options, loaded)
 
@@ -119,12 +137,19 @@ class _Bench:
             answers = self._answers(opened)
             film = self._truths(answers[self._ours.name])
             accuracies = right_on(film, answers[self._ours.name])
-            times = {name: one.times for name, one in opened.items()}
-            paper = Paper(film, answers, times, self._classes, self._gaps, options.seed)
             lines = [Line(f"{self._ours.name}, {p}", self._ours, self._manner(p, accuracies)) for p in options.policies]
             lines += [Line(network.name, network, Manner(path=InOrder)) for network in self._networks[1:]]
-            entries = self._entries(paper, lines, opened)
-            more: dict[str, Any] = {"exit_accuracy": [round(a, 5) for a in accuracies]}
+            real = [] if options.simulate else self._real(film, lines, opened)
+            after = {} if options.simulate else self._times_again(opened)
+            times = _times_of(opened, after, real)
+            paper = Paper(film, answers, times, self._classes, self._gaps, options.seed)
+            entries = self._entries(paper, lines, real)
+            exits = zip(self._ours.plan.exit_names, accuracies, strict=True)
+            more: dict[str, Any] = {"exit_accuracy": [{"exit": name, **mean.as_dict()} for name, mean in exits]}
+            before = {name: one.timings for name, one in opened.items() if one.timings is not None}
+            if before:
+                more["quiet"], doubts = quiet_of(before, after, self._other_cores)
+                self._warnings += doubts
             more |= self._more(paper, lines, opened)
         return BenchReport(self._about(film), times, tuple(entries), tuple(self._warnings), more)
 
@@ -167,12 +192,30 @@ class _Bench:
             stack.callback(engine.close)
         if options.times is not None:
             times = self._known_times[network.name].at_speed(options.speed)
-            return _Opened(engine, times, exit_times_s(times, seed=options.seed))
+            return _Opened(engine, None, times, exit_times_s(times, seed=options.seed))
         assert engine is not None
+        timings = self._timed(engine)
+        assert timings.frame_s is not None
+        return _Opened(engine, timings, pooled([timings]).at_speed(options.speed), timings.frame_s / options.speed)
+
+    def _timed(self, engine: OpenEngine) -> Timings:
+        """How long a network's work on a frame takes."""
         count = min(TIMING_PICTURES, len(self._film))
         images = [self._film.picture(i * len(self._film) // count) for i in range(count)]
-        times, frame_s = measure_times(engine, images, classes=self._classes, frames=options.timing_frames)
-        return _Opened(engine, times.at_speed(options.speed), frame_s / options.speed)
+        with Meter() as meter:
+            found = timings_of(engine, images, classes=self._classes, frames=self._options.timing_frames)
+        self._other_cores.append(meter.other_cores)
+        return found
+
+    def _times_again(self, opened: Mapping[str, _Opened]) -> dict[str, Timings]:
+        """What was measured before the runs, measured again after them."""
+        found = {}
+        for number, (name, one) in enumerate(opened.items()):
+            self._told("timing networks again", number, len(opened))
+            assert one.engine is not None
+            found[name] = self._timed(one.engine)
+        self._told("timing networks again", len(opened), len(opened))
+        return found
 
     def _answers(self, opened: Mapping[str, _Opened]) -> dict[str, AnswerTable]:
         found: dict[str, AnswerTable] = {}
@@ -200,30 +243,47 @@ class _Bench:
             )
         return self._film
 
-    def _manner(self, policy: str, accuracies: Sequence[float]) -> Manner:
+    def _manner(self, policy: str, measured: Sequence[Mean]) -> Manner:
         card, plan = self._loaded.card, self._loaded.plan
-        by = accuracies if self._options.accuracies == "measured" else card.accuracies
+        by = [mean.value for mean in measured] if self._options.accuracies == "measured" else card.accuracies
         path_named(policy, plan, by)
         readout = readout_named(self._options.readout, exits=len(plan), accuracies=by, weights=card.readout_weights)
         return Manner(path=lambda plan: path_named(policy, plan, by), readout=readout)
 
-    def _entries(self, paper: Paper, lines: Sequence[Line], opened: Mapping[str, _Opened]) -> list[Entry]:
-        options, film = self._options, paper.film
-        images = [] if options.simulate else [film.picture(i) for i in range(len(film))]
-        entries: list[Entry] = []
-        total = len(options.fps) * len(lines)
-        for fps in options.fps:
+    def _real(self, film: Film, lines: Sequence[Line], opened: Mapping[str, _Opened]) -> list[_Run]:
+        """Every contender at every rate by the real clock."""
+        images = [film.picture(i) for i in range(len(film))]
+        runs: list[_Run] = []
+        total = len(self._options.fps) * len(lines)
+        for fps in self._options.fps:
             arrivals_s = arrivals_at(fps, self._duration_s, self._gaps)
             for line in lines:
-                self._told("runs", len({(e.fps, e.contender) for e in entries}), total)
+                self._told("runs in real time", len(runs), total)
                 engine = opened[line.network.name].engine
-                if not options.simulate:
-                    assert engine is not None
-                    with Meter() as meter:
-                        log, late_s = play(engine, film, images, arrivals_s, classes=self._classes, manner=line.manner)
-                    entries.append(_entry(fps, line, log, meter.usage(len(arrivals_s), late_s)))
-                entries.append(_entry(fps, line, paper.log(line, fps, self._duration_s), None))
-        self._told("runs", total, total)
+                assert engine is not None
+                with Meter() as meter:
+                    log, late_s = play(engine, film, images, arrivals_s, classes=self._classes, manner=line.manner)
+                self._other_cores.append(meter.other_cores)
+                timings = timings_in(log, len(line.network.plan))
+                runs.append(_Run(fps, line, log, meter.usage(len(arrivals_s), late_s), timings))
+        self._told("runs in real time", total, total)
+        return runs
+
+    def _entries(self, paper: Paper, lines: Sequence[Line], real: Sequence[_Run]) -> list[Entry]:
+        """The runs in real time, and each of them, or all there are to be, on paper."""
+        entries: list[Entry] = []
+        total = len(self._options.fps) * len(lines)
+        done = {(run.fps, run.line.name): run for run in real}
+        for number, (fps, line) in enumerate((fps, line) for fps in self._options.fps for line in lines):
+            self._told("runs on paper", number, total)
+            run = done.get((fps, line.name))
+            if run is not None:
+                entries.append(_entry(fps, line, run.log, "real", run.usage))
+                its_own = run.timings.table(paper.times[line.network.name])
+                replayed = paper.log(line, fps, self._duration_s, times=its_own)
+                entries.append(_entry(fps, line, replayed, "replayed"))
+            entries.append(_entry(fps, line, paper.log(line, fps, self._duration_s), "simulated"))
+        self._told("runs on paper", total, total)
         return entries
 
     def _more(self, paper: Paper, lines: Sequence[Line], opened: Mapping[str, _Opened]) -> dict[str, Any]:
@@ -324,14 +384,27 @@ def _gaps(options: BenchOptions) -> NDArray[np.float64] | None:
     return read_trace(options.arrivals)
 
 
-def _entry(fps: float, line: Line, log: RunLog, usage: Usage | None) -> Entry:
+def _times_of(
+    opened: Mapping[str, _Opened], after: Mapping[str, Timings], real: Sequence[_Run]
+) -> dict[str, TimeTable]:
+    """How long each network's work takes: before, during and after the runs in real time, if there are any."""
+    times = {name: one.times for name, one in opened.items()}
+    for name, last in after.items():
+        first = opened[name].timings
+        assert first is not None
+        during = [run.timings for run in real if run.line.network.name == name]
+        times[name] = pooled([first, *during, last])
+    return times
+
+
+def _entry(fps: float, line: Line, log: RunLog, clock: ClockName, usage: Usage | None = None) -> Entry:
     plan = line.network.plan
     return Entry(
         fps=fps,
         contender=line.name,
         kind=line.network.kind,
         exit_names=plan.exit_names,
-        clock="simulated" if usage is None else "real",
+        clock=clock,
         figures=figures_of(log, plan),
         usage=usage,
         right=streaming_correct(log.shown, log.arrivals_s, log.truths, eta=-1),

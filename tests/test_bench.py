@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,18 +23,21 @@ from pipelines.benchmarking.cameras import streams_together
 from pipelines.benchmarking.compare import compare
 from pipelines.benchmarking.contenders import Network
 from pipelines.benchmarking.load import exit_times_s, streams_on_paper
+from pipelines.benchmarking.machine import busy_s
 from pipelines.benchmarking.paper import Line, Paper
 from pipelines.benchmarking.play import Manner
+from pipelines.benchmarking.quiet import quiet_of
 from pipelines.benchmarking.results import BenchReport
 from pipelines.benchmarking.streams import FilmOptions, class_map, folder_film, video_film
 from pipelines.benchmarking.tables import tables
+from pipelines.benchmarking.timing import Timings, pooled, timings_in
 from pipelines.benchmarking.writing import write_report
 from stream_ann import weights as weights_room
 from stream_ann.errors import SourceNotFoundError, UnsupportedSourceError, UsageError
 from stream_ann.nets import EANN, FixedNet, ResANN
 from stream_ann.preprocess import Preprocessing
 from stream_ann.scheduler import InOrder
-from stream_ann.streaming import AnswerTable, Film, TimeTable, figures_of
+from stream_ann.streaming import AnswerTable, Film, RunLog, TimeTable, figures_of
 from tests.browser import Browser
 from tests.fakes import plan_of_macs
 
@@ -318,7 +322,7 @@ class TestSimulated:
         report = bench(folder, options(saved, folder, labels="agreement", duration_s=None, fps=(2.0,), against=()))
         assert report.about["stream"]["scenes"] == 6
         assert report.about["stream"]["labels"] == "agreement with the whole plan"
-        assert report.more["exit_accuracy"][-1] == 1.0
+        assert report.more["exit_accuracy"][-1]["value"] == 1.0
         more = {"labels": "agreement", "fps": (5.0,), "against": ()}
         demo = bench(None, options(saved, folder, duration_s=None, **more))
         assert demo.about["stream"]["scenes"] == 8
@@ -326,17 +330,70 @@ class TestSimulated:
         assert short.about["stream"]["pictures"] == 20  # no more than the run shows
 
 
-def test_in_real_time_both_clocks_and_the_machine_are_told(saved, folder):
+def test_in_real_time_both_clocks_and_the_machine_are_told(saved, folder, tmp_path):
     report = bench(None, options(saved, folder, simulate=False, fps=(20.0,), duration_s=0.6))
-    assert {e.clock for e in report.entries} == {"real", "simulated"}
+    assert {e.clock for e in report.entries} == {"real", "simulated", "replayed"}
     assert len(report.agreements) == 1 + len(report.entries[0].exit_names)
     for entry in report.entries:
         assert entry.figures.answered + entry.figures.replaced == entry.figures.frames == 12
-        assert (entry.usage is None) == (entry.clock == "simulated")
+        assert (entry.usage is None) == (entry.clock != "real")
     assert all(e.usage.cpu_cores > 0 for e in report.entries if e.usage is not None)
     printed = Console(width=200, file=io.StringIO(), record=True)
     printed.print(tables(report))
-    assert "simulated against real clock: within" in printed.export_text()
+    text = printed.export_text()
+    assert "simulated against real clock: within" in text
+    assert "step times at the end" in text
+    assert "accuracy of each exit without any clock" in text
+    # whoever has the report alone comes to the same figures on paper
+    (tmp_path / "times.json").write_text(report.to_json())
+    again = bench(None, options(saved, folder, fps=(20.0,), duration_s=0.6, times=tmp_path / "times.json"))
+    first = [e.as_dict() for e in report.entries if e.clock == "simulated"]
+    assert [e.as_dict() for e in again.entries] == first
+
+
+class TestTimes:
+    def test_waiting_is_no_work(self):
+        # two frames of two steps; the second frame, and the second one's second step, were waited for
+        spans = ((-1, 0.0, 0.1), (0, 0.1, 0.2), (1, 0.3, 0.6), (-1, 5.0, 5.1), (0, 5.1, 5.3), (1, 9.0, 9.4))
+        log = RunLog(np.zeros(0), (), np.zeros(0, np.intp), (), (), spans, waits_s=(0.7, 5.4, 9.5))
+        found = timings_in(log, 2)
+        assert found.between_s == pytest.approx([0.1])
+        assert found.steps_s == [pytest.approx([0.1, 0.2]), pytest.approx([0.3, 0.4])]
+        assert found.starts_s == pytest.approx([0.1, 0.1])
+
+    def test_what_was_hardly_measured_is_taken_from_elsewhere(self):
+        often = Timings([0.001] * 20, [[0.005] * 20, [9.0]], [0.0] * 20)
+        table = often.table(TimeTable.constant([1.0, 2.0]))
+        assert table.medians_s == (0.005, 2.0)
+
+    def test_each_measurement_counts_alike(self):
+        few, many = (Timings([0.0] * n, [[step_s] * n], [0.0] * n) for n, step_s in ((20, 0.010), (2000, 0.030)))
+        times = pooled([few, many]).steps_s[0]
+        assert np.mean(times) == pytest.approx(0.020, rel=0.05)
+
+    def test_says_when_the_machine_was_not_quiet(self):
+        before, same, slower = ({"net": Timings([0.0], [[step_s], [0.02]], [0.0])} for step_s in (0.01, 0.0101, 0.02))
+        assert quiet_of(before, same, [0.02, 0.03]) == (
+            {
+                "step_times_end_over_start": {"net": 1.003},
+                "other_cores": 0.025,
+                "other_cores_max": 0.03,
+                "quiet": True,
+            },
+            [],
+        )
+        found, warnings = quiet_of(before, slower, [0.0, 1.0])
+        assert found["quiet"] is False
+        assert "other programs took 0.50 cores on average, 1.00 at most" in warnings[0]
+        assert "the steps of net took 1.33 times as long" in warnings[1]
+        assert quiet_of(before, {}, [None])[0]["quiet"] is None
+
+    def test_other_programs_are_told_apart_from_this_one(self, tmp_path):
+        stat = tmp_path / "stat"
+        stat.write_text("cpu  100 20 30 5000 40 5 6 7 800 900\ncpu0 1 2 3\n")  # idle, waiting and guests are no work
+        assert busy_s(stat) == pytest.approx(168 / os.sysconf("SC_CLK_TCK"))
+        stat.write_text("something else")
+        assert busy_s(stat) is None
 
 
 class TestCompare:

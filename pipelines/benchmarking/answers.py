@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from stream_ann.scheduler import Engine
-from stream_ann.streaming import AnswerTable, Film
+from stream_ann.streaming import AnswerTable, Film, Mean, ratio_of
 
 __all__ = ["answer_table", "right_on"]
 
@@ -37,8 +37,8 @@ def answer_table(engine: Engine, film: Film, on_progress: Callable[[int, int], N
     return AnswerTable(table, tuple(images))
 
 
-def right_on(film: Film, table: AnswerTable) -> list[float]:
+def right_on(film: Film, table: AnswerTable) -> list[Mean]:
     """Accuracy of each exit alone on a film, each picture weighed by how long it is there."""
     answers = table.probabilities.argmax(axis=2)
     right = np.array([[int(c) in truth for c in row] for row, truth in zip(answers, film.truths, strict=True)])
-    return [float(a) for a in np.average(right, axis=0, weights=film.shown_s)]
+    return [ratio_of(film.shown_s * right[:, exit_], film.shown_s, film.scenes) for exit_ in range(right.shape[1])]

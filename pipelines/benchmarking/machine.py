@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,15 +14,17 @@ import numpy as np
 
 from pipelines.benchmarking.results import Usage
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "busy_s"]
 
 POWERCAP = Path("/sys/class/powercap")
+STAT = Path("/proc/stat")
 SAMPLE_S = 0.1
 """How often the GPU is asked what it does."""
 
 
 class Meter:
-    """Measures, while in its block, processor time, the GPU's work, and energy where the machine tells.
+    """Measures, while in its block, processor time, also of all other programs, the GPU's work, and energy where the
+    machine tells.
 
     Energy of processors comes from Linux's powercap counters (RAPL), which only root may read on most systems; that of
     NVIDIA GPUs from NVML, where the package nvidia-ml-py is installed.
@@ -38,6 +41,7 @@ class Meter:
             self._thread = threading.Thread(target=self._watch, name="stream-ann bench meter", daemon=True)
             self._thread.start()
         self._joules = _joules(), self._gpus.joules()
+        self._busy_s = busy_s()
         self._cpu_s, self._wall_s = time.process_time(), time.monotonic()
         return self
 
@@ -46,11 +50,17 @@ class Meter:
     ) -> None:
         self._cpu_s = time.process_time() - self._cpu_s
         self._wall_s = max(1e-9, time.monotonic() - self._wall_s)
+        self._busy_s = _less(busy_s(), self._busy_s)
         self._spent = _less(_joules(), self._joules[0]), _less(self._gpus.joules(), self._joules[1])
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=2.0)
         self._gpus.close()
+
+    @property
+    def other_cores(self) -> float | None:
+        """What everything else on the machine took, after the block, in cores; None where nothing tells."""
+        return None if self._busy_s is None else max(0.0, self._busy_s - self._cpu_s) / self._wall_s
 
     def usage(self, frames: int, late_s: Sequence[float]) -> Usage:
         """What was taken, after the block.
@@ -62,6 +72,7 @@ class Meter:
         told = [joules for joules in self._spent if joules is not None]
         return Usage(
             cpu_cores=self._cpu_s / self._wall_s,
+            other_cores=self.other_cores,
             gpu=float(np.mean(self._samples)) if self._samples else None,
             joules_per_frame=sum(told) / frames if told else None,
             camera_late_ms=1e3 * float(np.percentile(late_s, 99)) if len(late_s) else 0.0,
@@ -115,6 +126,17 @@ def _joules(root: Path = POWERCAP) -> float | None:
     except (OSError, ValueError):
         return None
     return total / 1e6 if found else None
+
+
+def busy_s(file: Path = STAT) -> float | None:
+    """Processor time that all programs took since the machine was started, and that other guests of the same host kept
+    it waiting, in seconds; None where nothing tells."""
+    try:
+        ticks = [int(number) for number in file.read_text().split("\n", 1)[0].split()[1:9]]
+        user, nice, system, _, _, hard, soft, stolen = ticks
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def _less(after: float | None, before: float | None) -> float | None:

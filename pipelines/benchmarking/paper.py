@@ -45,7 +45,9 @@ class Paper:
     seed: int
     """Seed of the step times drawn."""
 
-    def log(self, line: Line, fps: float, duration_s: float, *, speed: float = 1.0) -> RunLog:
+    def log(
+        self, line: Line, fps: float, duration_s: float, *, speed: float = 1.0, times: TimeTable | None = None
+    ) -> RunLog:
         """What would happen.
 
         Args:
@@ -53,8 +55,9 @@ class Paper:
             fps: Frames a second.
             duration_s: For how long, in seconds.
             speed: On a machine so many times as fast.
+            times: With these times in place of the network's.
         """
-        times = self.times[line.network.name]
+        times = self.times[line.network.name] if times is None else times
         return simulate(
             line.network.plan,
             self.answers[line.network.name],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from stream_ann.readout import Latest, Readout
 from stream_ann.scheduler import Engine, FrameSlot, InOrder, Path, Policy, Scheduler, UntilNextFrame, Waiter
 from stream_ann.streaming import AnswerTable, Film, RunLog, Shown, SimulatedEngine, TimeTable
 
-__all__ = ["Camera", "Manner", "WatchedEngine", "measure_times", "play", "simulate", "simulate_streams"]
+__all__ = ["Camera", "Manner", "WatchedEngine", "play", "run_queue", "simulate", "simulate_streams"]
 
 SOURCE = "bench"
 NAP_S = 0.1
@@ -165,14 +165,16 @@ def play(
     pictures = film.seen_at(arrivals_s)
     slot = Slot(clock)
     watched = WatchedEngine(engine, clock)
+    waiter = _WatchedSlot(slot, clock)
     camera = Camera([images[i] for i in pictures.tolist()], arrivals_s, slot, clock)
     camera.start()
     try:
-        results, shown = _drive(watched, slot, clock, classes, manner)
+        results, shown = _drive(watched, slot, clock, classes, manner, waiter=waiter)
     finally:
         camera.stop()
     came_s = np.asarray(camera.came_s)
-    return _log(film, pictures, came_s, results, shown.get(SOURCE, ()), watched.spans), camera.late_s
+    log = _log(film, pictures, came_s, results, shown.get(SOURCE, ()), watched.spans)
+    return replace(log, waits_s=tuple(waiter.waits_s)), camera.late_s
 
 
 def simulate(
@@ -252,37 +254,35 @@ def simulate_streams(
     ]
 
 
-def measure_times(
+def run_queue(
     engine: Engine, images: Sequence[NDArray[np.uint8]], *, classes: Sequence[str], frames: int
-) -> tuple[TimeTable, NDArray[np.float64]]:
-    """How long everything takes, measured by the scheduler itself on frames that wait for their turn.
+) -> list[tuple[int, float, float]]:
+    """Run the whole plan on frames that wait for their turn; what the engine did when, as in :class:`RunLog`.
 
     Args:
         engine: Runs the network; opened and warm.
-        images: Pictures to measure on.
+        images: Pictures, which follow each other again and again.
         classes: Name of each class.
         frames: On how many frames.
-
-    Returns:
-        The times, and for each frame the time from its beginning until each exit, float64 [frames, exits] in seconds.
     """
     clock = MonotonicClock()
     watched = WatchedEngine(engine, clock)
-    count = frames + 2
-    slot = _Queue([Frame(images[i % len(images)], "bench", i, None, 0.0) for i in range(count)])
-    _drive(watched, slot, clock, classes, Manner())
-    per_frame = len(engine.plan) + 1
-    spans = watched.spans[2 * per_frame :]  # the first two frames warm up
-    steps: list[list[float]] = [[] for _ in engine.plan.steps]
-    starts: list[float] = []
-    between: list[float] = []
-    for i, (step, begin_s, end_s) in enumerate(spans):
-        (starts if step < 0 else steps[step]).append(end_s - begin_s)
-        if step >= 0 and i + 1 < len(spans):
-            between.append(spans[i + 1][1] - end_s)
-    ends = np.array([end_s for _, _, end_s in spans]).reshape(-1, per_frame)
-    begun = np.array([begin_s for _, begin_s, _ in spans]).reshape(-1, per_frame)[:, :1]
-    return TimeTable.measured(starts, steps, between), ends[:, 1:] - begun
+    slot = _Queue([Frame(images[i % len(images)], SOURCE, i, None, 0.0) for i in range(frames)])
+    _drive(watched, slot, clock, classes, Manner(path=InOrder))
+    return watched.spans
+
+
+class _WatchedSlot:
+    """Waits for a slot, and notes when."""
+
+    def __init__(self, slot: Slot, clock: Clock) -> None:
+        self._slot, self._clock = slot, clock
+        self.waits_s: list[float] = []
+        """When each wait began, in seconds of the clock."""
+
+    def wait(self, timeout_s: float) -> bool:
+        self.waits_s.append(self._clock.now_s())
+        return self._slot.wait(timeout_s)
 
 
 class _Queue:

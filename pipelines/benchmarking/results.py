@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarking.contenders import Kind
 from stream_ann.errors import SourceNotFoundError, UsageError
-from stream_ann.streaming import Mean, RunFigures, TimeTable, ratio_of
+from stream_ann.streaming import Mean, RunFigures, TimeTable, mean_of, ratio_of
 
 __all__ = ["Agreement", "BenchReport", "ClockName", "Entry", "Headline", "Usage", "read_times"]
 
 FORMAT = 1
-ClockName = Literal["real", "simulated"]
+ClockName = Literal["real", "simulated", "replayed"]
+"""``"simulated"`` by the times that the report tells, ``"replayed"`` by those of the very run in real time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Usage:
 
     cpu_cores: float
     """Processor time of this process over wall time, in cores."""
+    other_cores: float | None
+    """Processor time of everything else on the machine over wall time, in cores; None where nothing tells."""
     gpu: float | None
     """Share of the time in which the GPU worked, 0 to 1; None where nothing tells."""
     joules_per_frame: float | None
@@ -42,6 +45,7 @@ class Usage:
         joules = self.joules_per_frame
         return {
             "cpu_cores": round(self.cpu_cores, 3),
+            "other_cores": None if self.other_cores is None else round(self.other_cores, 3),
             "gpu": None if self.gpu is None else round(self.gpu, 3),
             "joules_per_frame": None if joules is None else round(joules, 4),
             "camera_late_ms": round(self.camera_late_ms, 3),
@@ -114,26 +118,41 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the simulated clock is from the real one."""
+    """How far the simulated clock is from the real one, in streaming accuracy at eta = -1 on the same frames."""
 
     fps: float
     contender: str
     real: float
+    """By the real clock."""
     simulated: float
+    """On paper, by the times that the report tells."""
+    difference: Mean
+    """Simulated less real, and its standard error over the same scenes."""
+    replayed: float
+    """On paper, by the times that the steps took in the very run: what is left is not the machine's drift."""
 
     @property
     def points(self) -> float:
-        """Simulated less real streaming accuracy at eta = -1, in percentage points."""
-        return 100 * (self.simulated - self.real)
+        """Simulated less real, in percentage points."""
+        return 100 * self.difference.value
+
+    @property
+    def replayed_points(self) -> float:
+        """Replayed less real, in percentage points."""
+        return 100 * (self.replayed - self.real)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
+        error = self.difference.error
         return {
             "fps": self.fps,
             "contender": self.contender,
             "real": round(self.real, 5),
             "simulated": round(self.simulated, 5),
             "points": round(self.points, 2),
+            "error": None if error is None else round(100 * error, 2),
+            "replayed": round(self.replayed, 5),
+            "replayed_points": round(self.replayed_points, 2),
         }
 
 
@@ -199,13 +218,21 @@ class BenchReport:
     @property
     def agreements(self) -> tuple[Agreement, ...]:
         """Real against simulated clock, where a contender ran by both at a rate."""
-        simulated = {(e.fps, e.contender): e for e in self.entries if e.clock == "simulated"}
+        by_clock = {(e.fps, e.contender, e.clock): e for e in self.entries}
         found = []
-        for entry in self.entries:
-            twin = simulated.get((entry.fps, entry.contender))
-            if entry.clock == "real" and twin is not None:
-                values = entry.figures.accuracy.value, twin.figures.accuracy.value
-                found.append(Agreement(entry.fps, entry.contender, *values))
+        for real in self.entries:
+            simulated, replayed = (by_clock.get((real.fps, real.contender, c)) for c in ("simulated", "replayed"))
+            if real.clock == "real" and simulated is not None and replayed is not None:
+                found.append(
+                    Agreement(
+                        fps=real.fps,
+                        contender=real.contender,
+                        real=real.figures.accuracy.value,
+                        simulated=simulated.figures.accuracy.value,
+                        difference=_difference(simulated, real),
+                        replayed=replayed.figures.accuracy.value,
+                    )
+                )
         return tuple(found)
 
     def as_dict(self) -> dict[str, Any]:
@@ -260,6 +287,12 @@ def _ratio(ours: Entry, theirs: Entry) -> Mean:
     """Over the frames that both were shown; a run that was cut short has fewer."""
     count = min(len(ours.right), len(theirs.right))
     return ratio_of(ours.right[:count].astype(float), theirs.right[:count].astype(float), ours.scenes[:count])
+
+
+def _difference(one: Entry, other: Entry) -> Mean:
+    """Over the frames that both were shown."""
+    count = min(len(one.right), len(other.right))
+    return mean_of(one.right[:count].astype(float) - other.right[:count], one.scenes[:count])
 
 
 def _flat(entry: Entry) -> dict[str, Any]:

@@ -28,12 +28,7 @@ def tables(report: BenchReport) -> Group:
         parts += ["\n[bold]streaming accuracy (eta = -1) against the best fixed network in hindsight[/bold]"]
         parts.append(_headline(report))
     parts += [f"\n[bold]every run, {report.main_clock} clock; first and final answer: p50/p99[/bold]", _runs(report)]
-    if report.agreements:
-        worst = max(report.agreements, key=lambda one: abs(one.points))
-        parts.append(
-            f"\nsimulated against real clock: within {abs(worst.points):.1f} points "
-            f"(worst: {_safe(worst.contender)} at {worst.fps:g} fps, {worst.points:+.1f})"
-        )
+    parts += [f"\n{line}" for line in (_exits(report), _agreement(report), _quiet(report)) if line]
     for multi in report.more.get("multi_stream", {}).get("results", ()):
         what = f"{multi['network']} to exit {multi['exit']}"
         interval = f"{report.more['multi_stream']['interval_ms']:g} ms"
@@ -65,6 +60,36 @@ def _headline(report: BenchReport) -> Table:
     return table
 
 
+def _exits(report: BenchReport) -> str:
+    """How good each exit is with all the time that it needs."""
+    exits = [f"{_safe(one['exit'])} {_pm(_mean(one), 100, 1)}" for one in report.more["exit_accuracy"]]
+    return f"accuracy of each exit without any clock, %: {', '.join(exits)}"
+
+
+def _agreement(report: BenchReport) -> str:
+    """How far the simulated clock is from the real one."""
+    if not report.agreements:
+        return ""
+    worst = max(report.agreements, key=lambda one: abs(one.points))
+    error = "" if worst.difference.error is None else f" ± {100 * worst.difference.error:.1f}"
+    replayed = max(abs(one.replayed_points) for one in report.agreements)
+    return (
+        f"simulated against real clock: within {abs(worst.points):.1f} points (worst: {_safe(worst.contender)} at "
+        f"{worst.fps:g} fps, {worst.points:+.1f}{error}); with each run's own step times within {replayed:.1f}"
+    )
+
+
+def _quiet(report: BenchReport) -> str:
+    """Whether anything else was going on."""
+    quiet = report.more.get("quiet")
+    if quiet is None:
+        return ""
+    others = "not told by the machine" if quiet["other_cores"] is None else f"{quiet['other_cores']:.2f} cores"
+    drift = quiet["step_times_end_over_start"].values()
+    pace = f"; step times at the end {min(drift):.2f} to {max(drift):.2f} times those at the beginning" if drift else ""
+    return f"other programs meanwhile: {others}{pace}"
+
+
 def _streams(report: BenchReport) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("fps", "network", "in time %", "each", "eta -1 %", "each"):
@@ -75,7 +100,7 @@ def _streams(report: BenchReport) -> Table:
             _safe(one["contender"]),
             f"{100 * one['in_time']:.1f}",
             spread(one, "in_time"),
-            _pm(Mean(**one["accuracy"]), 100, 1),
+            _pm(_mean(one["accuracy"]), 100, 1),
             spread(one, "accuracy"),
         )
     return table
@@ -114,6 +139,10 @@ def _row(entry: Entry) -> list[str]:
         f"{f.mean_exit:.2f}",
         f"{100 * f.busy:.0f}",
     ]
+
+
+def _mean(values: Mapping[str, Any]) -> Mean:
+    return Mean(values["value"], values["error"])
 
 
 def _pm(mean: Mean, scale: float, digits: int) -> str:

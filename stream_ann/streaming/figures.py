@@ -32,6 +32,8 @@ class RunLog:
     """The results in the order in which they came."""
     spans: tuple[tuple[int, float, float], ...]
     """What the engine did when: (step, or -1 for taking in a frame; beginning; end), in seconds."""
+    waits_s: tuple[float, ...] = ()
+    """When the scheduler began to wait for something, in seconds; empty where nobody noted it."""
 
 
 @dataclass(frozen=True, slots=True)
