@@ -24,8 +24,8 @@ from stream_ann import weights as weights_room
 from stream_ann.clock import MonotonicClock
 from stream_ann.engines import BatchEngine
 from stream_ann.errors import UsageError
+from stream_ann.ingest.decoder import hwaccel_named
 from stream_ann.ingest.spans import Selection
-from stream_ann.ingest.video import hwaccel_named
 from stream_ann.labels import LabelOptions
 from stream_ann.readout import readout_named
 from stream_ann.text import seconds_from

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import io
+import itertools
 import os
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +24,19 @@ from tests.videos import UNIT, corner_names, corners, cut_short, damage, encode,
 
 
 def read_all(source: VideoSource) -> tuple[list[Picture], int]:
-    """All pictures, and how many were damaged."""
+    """All pictures of a file that is whole, and how many were damaged."""
+    pictures, damaged, error = read_to_the_end(source)
+    if error is not None:
+        raise error
+    return pictures, damaged
+
+
+def read_to_the_end(source: VideoSource) -> tuple[list[Picture], int, SourceError | None]:
+    """All pictures, how many were damaged, and what ended it."""
     pictures: list[Picture] = []
     damaged = 0
-    source.open()
     try:
+        source.open()
         while True:
             try:
                 picture = source.read()
@@ -33,10 +45,41 @@ def read_all(source: VideoSource) -> tuple[list[Picture], int]:
                 continue
             if picture is None:
                 assert source.read() is None  # the end stays the end
-                return pictures, damaged
+                return pictures, damaged, None
             pictures.append(picture)
+    except SourceError as error:
+        if pictures:
+            assert source.read() is None  # it is told once
+        return pictures, damaged, error
     finally:
         source.close()
+
+
+CONTAINERS = ("mp4", "mp4-fragments", "mkv", "webm", "avi", "ts", "flv")
+
+
+def contained(folder: Path, kind: str, *, pts_ms: list[int] | None = None) -> Path:
+    """The pictures 0 to 49 in a container, key frames among them."""
+    suffix, _, fragments = kind.partition("-")
+    codec = {"webm": "libvpx", "avi": "mjpeg"}.get(suffix, "libx264")
+    options = {"g": "10", **({"deadline": "realtime", "cpu-used": "8"} if codec == "libvpx" else {})}
+    movflags = "frag_keyframe+empty_moov" if fragments else "faststart"
+    return encode(
+        folder / f"whole.{suffix}",
+        numbered(50),
+        codec=codec,
+        pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p",
+        options={} if codec == "mjpeg" else options,
+        container_options={"movflags": movflags} if suffix == "mp4" else {},
+        pts_ms=pts_ms,
+    )
+
+
+class Unseekable:
+    """A file that can only be written on, as a pipe is."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        self.write = file.write
 
 
 def numbers(pictures: list[Picture]) -> list[int]:
@@ -156,7 +199,7 @@ class TestPixels:
         large = encode(tmp_path / "large.h264", numbered(4, (160, 120)))
         both = tmp_path / "both.h264"
         both.write_bytes(small.read_bytes() + large.read_bytes())
-        for module in ("source", "video"):
+        for module in ("source", "decoder"):
             monkeypatch.setattr(f"stream_ann.ingest.{module}.MAX_PIXELS", 10_000)
         pictures, damaged = read_all(VideoSource(both))
         assert {p.image.shape for p in pictures} == {(64, 96, 3)}
@@ -234,17 +277,69 @@ class TestDamage:
         pictures, damaged = read_all(VideoSource(damage(clip, tmp_path / "d.mp4", [49])))
         assert (len(pictures), damaged) == (49, 1)
 
-    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
-    def test_a_truncated_file_gives_what_it_has(self, tmp_path: Path, suffix: str):
-        options = {"movflags": "faststart"} if suffix == "mp4" else {}
-        whole = encode(tmp_path / f"w.{suffix}", numbered(50), options={"g": "10"}, container_options=options)
-        part = cut_short(whole, tmp_path / f"part.{suffix}", 0.6)
-        with av.open(str(part)) as container:
+    @pytest.mark.parametrize("kind", CONTAINERS)
+    @pytest.mark.parametrize("part", [0.61, 0.97])
+    def test_a_truncated_file_gives_what_it_has_and_says_so(self, tmp_path: Path, kind: str, part: float):
+        cut = cut_short(contained(tmp_path, kind), tmp_path / f"cut.{kind.partition('-')[0]}", part)
+        with av.open(str(cut)) as container:
             packets = sum(p.size > 0 for p in container.demux(video=0))
-        pictures, damaged = read_all(VideoSource(part))
+        pictures, damaged, error = read_to_the_end(VideoSource(cut))
         assert numbers(pictures) == sorted(set(numbers(pictures)))
         assert numbers(pictures)[:15] == list(range(15))
         assert len(pictures) + damaged == packets
+        told = rf"cut.{kind.partition('-')[0]}' is cut short.*; check that it was copied completely"
+        assert re.search(told, str(error))
+        if kind == "mp4":
+            assert f"{50 - packets + 1} of its 50 frames are not in it" in str(error)
+
+    @pytest.mark.parametrize("kind", CONTAINERS)
+    def test_frames_that_a_hole_has_swallowed_are_told_of(self, tmp_path: Path, kind: str):
+        whole = contained(tmp_path, kind)
+        data = bytearray(whole.read_bytes())
+        begin, end = int(len(data) * 0.45), int(len(data) * 0.6)
+        data[begin:end] = bytes(end - begin)
+        holed = tmp_path / f"holed.{kind.partition('-')[0]}"
+        holed.write_bytes(data)
+        pictures, damaged, error = read_to_the_end(VideoSource(holed))
+        assert numbers(pictures)[:15] == list(range(15))
+        assert len(pictures) < 50
+        assert error is not None or len(pictures) + damaged == 50
+        if kind not in ("mp4", "mp4-fragments"):  # there every frame's place is known
+            assert re.search(r"is damaged: .*missing", str(error))
+
+    @pytest.mark.parametrize("kind", CONTAINERS)
+    @pytest.mark.parametrize("steady", [True, False])
+    def test_a_whole_file_has_an_honest_end(self, tmp_path: Path, kind: str, steady: bool):
+        times = None if steady else list(itertools.accumulate([40, 40, 200, 80, 1000] * 10))
+        whole = contained(tmp_path, kind, pts_ms=times)
+        assert len(read_all(VideoSource(whole))[0]) == 50
+
+    @pytest.mark.parametrize("suffix", ["mkv", "avi"])
+    def test_a_recording_whose_length_was_never_filled_in_is_whole(self, tmp_path: Path, suffix: str):
+        """What is written to a pipe, or by a program that died, does not say how long it is."""
+        whole = contained(tmp_path, suffix)
+        sent = io.BytesIO()
+        with (
+            av.open(str(whole)) as source,
+            av.open(Unseekable(sent), "w", "matroska" if suffix == "mkv" else "avi") as to,
+        ):
+            stream = to.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    to.mux(packet)
+        live = tmp_path / f"live.{suffix}"
+        live.write_bytes(sent.getvalue())
+        assert len(read_all(VideoSource(live))[0]) == 50
+        assert "is cut short" in str(read_to_the_end(VideoSource(cut_short(whole, tmp_path / "c", 0.95)))[2])
+
+    @pytest.mark.tool("ffmpeg")
+    def test_frames_outside_an_edit_list_are_not_missed(self, tmp_path: Path):
+        whole = encode(tmp_path / "w.mp4", numbered(50), options={"g": "10"})
+        begun = tmp_path / "begun.mp4"
+        command = ["ffmpeg", "-v", "error", "-ss", "0.5", "-i", str(whole), "-t", "1", "-c", "copy", str(begun)]
+        subprocess.run(command, check=True)
+        assert 20 <= len(read_all(VideoSource(begun))[0]) < 35
 
     def test_a_container_that_cannot_be_read_any_further_is_given_up(self, clip: Path):
         # no file was found that makes a demuxer fail again and again, so one is played here
@@ -256,10 +351,7 @@ class TestDamage:
             raise av.error.InvalidDataError(1094995529, "broken")
             yield
 
-        container = SimpleNamespace(demux=failing, close=decoder.container.close)
-        source._decoder = SimpleNamespace(
-            container=container, stream=decoder.stream, packets=failing(), close=decoder.close
-        )
+        source._decoder = SimpleNamespace(stream=decoder.stream, demux=failing, packets=failing(), close=decoder.close)
         for _ in range(video.MAX_READ_ERRORS):
             with pytest.raises(DecodeError, match="holds data that cannot be read"):
                 source.read()

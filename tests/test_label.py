@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import random
+import re
 import signal
 import subprocess
 import time
@@ -268,12 +269,14 @@ class TestTrouble:
         )
         damage(encode(tmp_path / "b.mp4", noise(30, seed=4), options={"g": "10"}), videos / "f-damaged.mp4", [12])
         encode(videos / "g-good.mp4", noise(5, seed=2))
+        front = encode(tmp_path / "f.mp4", noise(40, seed=5), container_options={"movflags": "faststart"})
+        cut_short(front, videos / "h-cut.mp4", 0.6)
         code, out, err = run("label", videos, "--out", tmp_path / "o.jsonl", "--weights", tiny, "--summary-json", "-")
         assert code == 1, err
         summary = json.loads(out)
         videos_ = {Path(v["source"]).name: v for v in summary["videos"]}
         failed = {name: v for name, v in videos_.items() if v["error"] is not None}
-        assert set(failed) >= {"b-empty.mp4", "c-sound.mp4", "d-text.mp4"}
+        assert set(failed) == {"b-empty.mp4", "c-sound.mp4", "d-text.mp4", "e-short.nut", "h-cut.mp4"}
         assert "is empty (0 bytes)" in failed["b-empty.mp4"]["error"]
         assert "holds sound only" in failed["c-sound.mp4"]["error"]
         assert "b-empty.mp4' is empty" in err
@@ -284,8 +287,15 @@ class TestTrouble:
         assert labelled.count("f-damaged.mp4") + videos_["f-damaged.mp4"]["damaged"] == 30
         assert videos_["f-damaged.mp4"]["damaged"] > 0
         assert summary["complete"]
-        assert summary["done"] == 7
+        assert summary["done"] == 8
         assert good.exists()
+        cut = videos_["h-cut.mp4"]
+        assert re.search(r"h-cut.mp4' is cut short: \d+ of its 40 frames are not in it", cut["error"])
+        assert 10 < labelled.count("h-cut.mp4") == cut["frames"] < 40
+        whole = (tmp_path / "o.jsonl").read_bytes()
+        again = run("label", videos, "--out", tmp_path / "o.jsonl", "--weights", tiny, "--resume")
+        assert again[0] == 1  # it is finished, and still broken
+        assert (tmp_path / "o.jsonl").read_bytes() == whole
 
     def test_strict_stops_at_the_first(self, tiny, tmp_path):
         videos = videos_made(tmp_path / "videos")
@@ -293,6 +303,11 @@ class TestTrouble:
         encode(videos / "b.mp4", noise(3))
         with pytest.raises(SourceError, match="is empty"):
             list(pipelines.label(videos, weights=tiny, strict=True))
+        front = encode(tmp_path / "f.mp4", noise(40, seed=5), container_options={"movflags": "faststart"})
+        cut = cut_short(front, tmp_path / "cut.mp4", 0.6)
+        for options in ({}, {"stride": 3}, {"keyframes_only": True}):
+            with pytest.raises(SourceError, match="is cut short"):
+                list(pipelines.label(cut, weights=tiny, strict=True, **options))
 
     def test_the_size_may_change_midway(self, tiny, tmp_path):
         small = encode(tmp_path / "small.h264", numbered(4, (96, 64)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import av
@@ -9,12 +10,14 @@ import av.logging
 
 __all__ = ["DecodeLog"]
 
+_logger, _unheard = logging.getLogger("libav"), logging.NullHandler()
+
 
 class DecodeLog:
     """Switches libav's log of errors on while it is open, so that a thread can listen to what is logged in it.
 
-    What is heard that way reaches neither the terminal nor Python's loggers. The log is the whole process's: it is
-    switched on with the first of these and off with the last, unless somebody else has switched it on before.
+    Nothing of it reaches the terminal, not even from threads that nobody listens to. The log is the whole process's: it
+    is switched on with the first of these and off with the last, unless somebody else has switched it on before.
     """
 
     _lock = threading.Lock()
@@ -36,6 +39,8 @@ class DecodeLog:
                 # nothing below errors: each line takes the interpreter's lock, wherever in libav it comes from
                 av.logging.set_level(av.logging.ERROR)
                 av.logging.set_skip_repeated(False)
+                _logger.addHandler(_unheard)
+                _logger.propagate = False
 
     def close(self) -> None:
         """Switch it off again. Can be repeated."""
@@ -48,6 +53,8 @@ class DecodeLog:
                 DecodeLog._ours = False
                 av.logging.set_level(None)
                 av.logging.set_skip_repeated(True)
+                _logger.removeHandler(_unheard)
+                _logger.propagate = True
 
     @staticmethod
     def listen() -> av.logging.Capture:

@@ -14,8 +14,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from stream_ann.errors import SourceError, UsageError
+from stream_ann.ingest.decoder import Decoder
 from stream_ann.ingest.libav import opening
-from stream_ann.ingest.video import Decoder
 
 __all__ = ["WHOLE", "Selection", "Span", "expected_frames", "spans_of", "time_base_of"]
 

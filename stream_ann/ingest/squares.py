@@ -16,11 +16,12 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from stream_ann.errors import DecodeError, SourceError
+from stream_ann.ingest.decoder import Decoder
 from stream_ann.ingest.libav import decoding, opening
 from stream_ann.ingest.pictures import upright
 from stream_ann.ingest.source import Picture, check_size
 from stream_ann.ingest.spans import WHOLE, Selection, Span
-from stream_ann.ingest.video import Decoder, VideoSource
+from stream_ann.ingest.video import VideoSource
 
 __all__ = ["Cut", "Square", "SquareSource"]
 
@@ -79,6 +80,7 @@ class SquareSource(VideoSource):
         self._span = span
         self._threads = threads
         self._hwaccel = hwaccel
+        self._reads_all = span.start_pts is None and not selection.keyframes_only
         self._made: Square | None = None
         self.decoded = 0
         """Frames of the span that were decoded so far, wanted or not."""
@@ -105,7 +107,7 @@ class SquareSource(VideoSource):
 
         Raises:
             DecodeError: If a frame is damaged.
-            SourceError: If the file cannot be read any further.
+            SourceError: If the file cannot be read any further; behind the last frame, if it is cut short.
         """
         try:
             picture = super().read()
@@ -122,7 +124,7 @@ class SquareSource(VideoSource):
         """Let the next packet be the span's first key frame, or an earlier one; what is too early is left out."""
         with opening(self.name):
             decoder.container.seek(start, stream=decoder.stream)
-            decoder.packets = decoder.container.demux(decoder.stream)
+            decoder.packets = decoder.demux()
             first = next(decoder.packets, None)
         if first is None or first.pts is None or first.pts > start:
             raise SourceError(f"'{self.name}' cannot be read from its middle", "check that the file is complete")

@@ -5,34 +5,25 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
-import av
-from av.codec import Codec
-from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from stream_ann.containers import file_options
-from stream_ann.errors import (
-    DecodeError,
-    SourceError,
-    SourceNotFoundError,
-    UnsupportedSourceError,
-    UsageError,
-    nearest,
-)
+from stream_ann.errors import DecodeError, SourceError, SourceNotFoundError, UnsupportedSourceError
+from stream_ann.ingest.decoder import Decoder
 from stream_ann.ingest.libav import decoding, opening
-from stream_ann.ingest.pictures import Turning, rgb_image, video_stream
-from stream_ann.ingest.source import MAX_PIXELS, Picture, check_size, shown_path
+from stream_ann.ingest.missing import what_is_missing
+from stream_ann.ingest.pictures import Turning, rgb_image
+from stream_ann.ingest.source import Picture, shown_path
 from stream_ann.ingest.tapping import Tapping
 from stream_ann.packets import PacketTap
 
-__all__ = ["Decoder", "VideoSource", "hwaccel_named"]
+__all__ = ["VideoSource"]
 
 MAX_READ_ERRORS = 16
 """So many failures in a row to find the next packet mean that the rest of the file cannot be read."""
@@ -56,6 +47,8 @@ class VideoSource:
     """
 
     live = False
+    _reads_all = True
+    """Whether it reads all packets of the file."""
 
     def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
         self._path = Path(path)
@@ -81,6 +74,8 @@ class VideoSource:
         # one for all frames, as each frame's own would set up a scaler anew
         self._reformatter, self._turning = VideoReformatter(), Turning()
         self._over = False
+        self._at_end = False
+        self._missing: str | None = None
         self._decoder = self._open_decoder("AUTO")
         self._tapping = Tapping(self._decoder.stream)
         self._ledger = _Ledger(strict=self._decoder.stream.codec_context.name in _ONE_TO_ONE)
@@ -90,7 +85,7 @@ class VideoSource:
 
         Raises:
             DecodeError: If a frame is damaged.
-            SourceError: If the file cannot be read any further.
+            SourceError: If the file cannot be read any further; behind the last frame, if it is cut short.
         """
         if self._decoder is None:
             raise SourceError(f"'{self.name}' is not open")
@@ -110,6 +105,9 @@ class VideoSource:
                     raise UnsupportedSourceError(
                         f"no frame of '{self.name}' can be decoded", "try to play it elsewhere"
                     )
+                missing, self._missing = self._missing, None
+                if missing is not None:
+                    raise SourceError(f"'{self.name}' {missing}", "check that it was copied completely")
                 return None
 
     def close(self) -> None:
@@ -148,13 +146,16 @@ class VideoSource:
             self._read_errors += 1
             if self._read_errors > MAX_READ_ERRORS:
                 raise SourceError(f"'{self.name}' cannot be read any further", "check that it is complete") from error
-            decoder.packets = decoder.container.demux(decoder.stream)
+            decoder.packets = decoder.demux()
             raise DecodeError(f"'{self.name}' holds data that cannot be read") from error
         if packet is None:
+            self._ended(decoder)
             return False
         self._read_errors = 0
         if not self._given and packet.has_sidedata("encryption_info"):
             raise UnsupportedSourceError(f"'{self.name}' is encrypted", "decrypt it first")
+        if packet.is_corrupt and decoder.torn_is_useless:
+            raise DecodeError(f"'{self.name}' ends in the middle of a frame")
         known = self._skip_to is not None and packet.pts is not None and packet.pts <= self._skip_to
         if not known:
             self._ledger.sent(packet)
@@ -169,6 +170,16 @@ class VideoSource:
             if packet.size and not known and self._ledger.failed():
                 raise
         return True
+
+    def _ended(self, decoder: Decoder) -> None:
+        """Look, at the first end, whether it is the true one."""
+        if self._at_end:
+            return
+        self._at_end = True
+        with suppress(OSError):  # a file that is gone by now was read to its end
+            self._missing = what_is_missing(
+                self._path, decoder, everything=self._reads_all, open_again=lambda: self._open_decoder("SLICE")
+            )
 
     def _accept(self, frame: VideoFrame, decoder: Decoder) -> None:
         """Hold the frame's picture ready, after the frames lost before it."""
@@ -217,82 +228,6 @@ class VideoSource:
         if not rate:
             return None
         return 0.0 if self._last_pts_s is None else self._last_pts_s + float(1 / rate)
-
-
-class Decoder:
-    """An open container and the stream in it that is decoded.
-
-    Args:
-        path: The file.
-        name: What to call it in errors.
-        thread_type: Whether several frames may be decoded at a time.
-        threads: Threads of the decoder; by default it chooses.
-        hwaccel: Kind of device to decode on, such as ``"cuda"``, where it can; the CPU decodes the rest.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        thread_type: Literal["AUTO", "SLICE"],
-        *,
-        threads: int | None = None,
-        hwaccel: str | None = None,
-    ) -> None:
-        self._file: IO[bytes] | None = None
-        accelerated = None if hwaccel is None else hwaccel_named(hwaccel)
-        with opening(name):
-            try:
-                str(path).encode()
-                # with the prefix, no name can be taken for one of libav's protocols
-                target: str | IO[bytes] = f"file:{path.absolute()}"
-            except UnicodeEncodeError:
-                target = self._file = path.open("rb")
-            self.container = av.open(
-                target, "r", options=file_options(), metadata_errors="replace", hwaccel=accelerated
-            )
-        try:
-            self.stream = video_stream(self.container, name)
-            check_size(self.stream.width, self.stream.height, name, error=UnsupportedSourceError)
-            self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow midway
-            self.stream.thread_type = thread_type
-            if threads is not None:
-                self.stream.codec_context.thread_count = threads
-            self.packets: Iterator[Packet[VideoStream]] = self.container.demux(self.stream)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self.packets = iter(())
-        if hasattr(self, "stream"):
-            # its threads must be at rest before they are freed: one with an error to log (which is on while a network
-            # source is open) would wait for the interpreter's lock, and whoever frees them holds that
-            self.stream.codec_context.flush_buffers()
-        self.container.close()
-        if self._file is not None:
-            self._file.close()
-
-
-def hwaccel_named(kind: str) -> HWAccel:
-    """Decoding on a kind of device, or by the CPU what it cannot.
-
-    Args:
-        kind: Such as ``"cuda"`` or ``"vaapi"``.
-
-    Raises:
-        UsageError: If there is no such device here.
-    """
-    known = hwdevices_available()
-    if kind not in known:
-        raise UsageError(f"this PyAV cannot decode on '{kind}'", nearest(kind, known) or "leave out --hwaccel")
-    accelerated = HWAccel(kind, allow_software_fallback=True)
-    try:
-        accelerated.create(Codec("h264", "r"))
-    except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
-        raise UsageError(f"there is no '{kind}' here to decode on", "leave out --hwaccel") from error
-    return HWAccel(kind, allow_software_fallback=True)
 
 
 class _Ledger:
