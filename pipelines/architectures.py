@@ -83,12 +83,13 @@ def _from_json(text: str) -> Mapping[str, Any]:
         arch = json.loads(source)
     except OSError as error:
         raise UsageError(f"architecture file '{text}' cannot be read: {error.strerror}", "name a JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the architecture is not JSON: {error}", 'write e.g. {"name": "resann", "n": 3}') from error
     if not isinstance(arch, dict):
         raise UsageError("the architecture is not a JSON object", 'write e.g. {"name": "resann", "n": 3}')
     arch = arch.get("arch", arch)  # a weights card
+    if not isinstance(arch, dict):
+        raise UsageError("the card's 'arch' is not a JSON object", 'write e.g. {"name": "resann", "n": 3}')
     if "classes" not in arch and arch.get("name") not in ("eann", "boosted"):
         arch = {**arch, "classes": 2}
-    assert isinstance(arch, dict)
     return arch

@@ -297,7 +297,7 @@ def _shots(path: Path) -> list[tuple[float, float, list[str]]]:
             (float(s["start_s"]), float(s["end_s"]), [str(one["name"]) for one in s["labels"]])
             for s in content["shots"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"the labels '{path}' do not say 'shots' with 'start_s', 'end_s' and 'labels' of 'name'"
         raise UsageError(what, "write them like the demo clip's demo.json") from error
     if not shots:

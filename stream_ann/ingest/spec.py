@@ -91,11 +91,20 @@ def source_from(spec: str | os.PathLike[str], options: SourceOptions | None = No
         if spec.startswith("pattern:"):
             return PatternSource(spec)
         if spec.lower().startswith("file://"):
-            spec = unquote(urlsplit(spec).path)
+            spec = _path_of(spec)
         elif is_url(spec):
             return NetworkSource(SourceUrl(spec), options)
+        if "\0" in spec:
+            raise UsageError(f"'{shown_path(spec)}' holds a null character, which no path does", "check the path")
         spec = os.path.expanduser(spec)
     return _source_of_path(spec, options.image_fps)
+
+
+def _path_of(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError as error:  # a bracket where the machine's name belongs
+        raise UsageError(f"'{shown_path(url)}' names no file", "write file:///PATH, or the path alone") from error
 
 
 def _source_of_path(spec: str | os.PathLike[str], image_fps: float) -> Source:

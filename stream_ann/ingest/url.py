@@ -48,7 +48,8 @@ def redact(url: str) -> str:
     head, at, tail = rest.rpartition("@")
     user, colon, _ = head.partition(":")
     if at and colon:
-        rest = f"{user}:{_HIDDEN}@{tail}" if re.search(r"[/?#]", user) is None else f"{_HIDDEN}@{tail}"
+        # where more than a name stands before the colon, it belongs to a port or a path, and the name may be a token
+        rest = f"{user}:{_HIDDEN}@{tail}" if re.search(r"[/?#@]", user) is None else f"{_HIDDEN}@{tail}"
     else:
         # no password, so an '@' belongs to a user name only if it stands before the path
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
@@ -93,7 +94,7 @@ class SourceUrl:
         """Whether a user or a password is in it."""
         self.path = re.split(r"[?#]", rest[host.end() :], maxsplit=1)[0]
         """Its path, without parameters. Not to be shown either."""
-        escaped = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", userinfo), safe=_IN_USERINFO)
+        escaped = _escaped(userinfo)
         self._address = f"{self.scheme}://{escaped}@{rest}" if userinfo else f"{self.scheme}://{rest}"
         self._secrets = _forms(text, userinfo, rest)
 
@@ -134,10 +135,19 @@ def _split_userinfo(rest: str) -> tuple[str, str]:
     return rest[:proper], rest[proper + 1 :]
 
 
+def _escaped(userinfo: str) -> str:
+    """User and password with whatever may not stand there escaped, and what is escaped already as it is."""
+    return quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", userinfo), safe=_IN_USERINFO)
+
+
 def _forms(text: str, userinfo: str, rest: str) -> tuple[str, ...]:
     """Every form in which the secrets of a URL may turn up, longest first."""
     user, colon, password = userinfo.partition(":")
     hidden = {password} if colon else {user}
+    if re.search(r"[/?#@]", user):  # misread: more than a name, and a token may be in it
+        hidden.add(user)
     hidden |= {match[2] for match in _SECRET.finditer(rest)}
-    forms = {text} | {form for part in hidden for form in (part, unquote(part), quote(unquote(part), safe=""))}
+    forms = {text}
+    for part in hidden:
+        forms |= {part, unquote(part), quote(unquote(part), safe=""), _escaped(part)}
     return tuple(sorted((form for form in forms if len(form) > 2), key=len, reverse=True))

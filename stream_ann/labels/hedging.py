@@ -6,7 +6,6 @@ may still be sure that it is a dog. The wider the concept, the more probable it 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,5 +198,5 @@ def _shares(value: object) -> tuple[float, ...]:
     """Numbers from 0 to 1; none where the value is anything else."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return ()
-    good = all(isinstance(n, int | float) and math.isfinite(n) and 0 <= n <= 1 for n in value)
+    good = all(isinstance(n, int | float) and 0 <= n <= 1 for n in value)
     return tuple(float(n) for n in value) if good else ()

@@ -115,7 +115,7 @@ def _time_of(line: str, file: Path, number: int) -> float:
         time_s = value["arrival_s"] if isinstance(value, dict) else value
         if isinstance(time_s, bool) or not isinstance(time_s, int | float) or not math.isfinite(time_s):
             raise ValueError(text)
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError, OverflowError, RecursionError) as error:
         what = f"line {number} of '{file}' is no arrival: {text[:40]!r}"
         raise UsageError(what, "give a time in seconds, or a line of live --events") from error
     return float(time_s)

@@ -108,7 +108,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         about = json.loads(metadata[_KEY])
         version = about["format"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TrainingError(f"'{path}' holds tensors, but is no checkpoint of a training run", _REMEDY) from error
     if version != FORMAT:
         raise TrainingError(f"checkpoint '{path}' has format {version}, this version reads {FORMAT}", _REMEDY)

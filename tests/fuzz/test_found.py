@@ -1,0 +1,52 @@
+"""Inputs that once broke something, each as small as it could be made."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+
+from stream_ann.errors import StreamAnnError
+from stream_ann.ingest import SourceUrl
+from stream_ann.ingest.url import redact
+from tests.fuzz.targets import TARGETS
+
+HUGE = 10**400
+DEEP = "[" * 20_000
+
+
+def header(about: str) -> bytes:
+    """A checkpoint without tensors."""
+    text = json.dumps({"__metadata__": {"stream_ann.checkpoint": about}}).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("target", "data"),
+    [
+        ("arch", DEEP.encode()),
+        ("arch", b'{"arch": true}'),
+        ("arch", b'{"arch": null}'),
+        ("checkpoint", header(DEEP)),
+        ("hedging", json.dumps({"targets": [HUGE], "thresholds": [[0.5]]}).encode()),
+        ("shots", json.dumps({"shots": [{"start_s": HUGE, "end_s": 1, "labels": []}]}).encode()),
+        ("trace", f"1\n{HUGE}\n".encode()),
+        ("words", b"~\0"),
+        ("words", b"file://["),
+    ],
+)
+def test_it_is_refused_in_the_words_of_this_package(target, data, tmp_path):
+    TARGETS[target].inputs(tmp_path / "corpus")
+    (tmp_path / "work").mkdir()
+    with pytest.raises(StreamAnnError):
+        TARGETS[target].check(data, tmp_path / "work")
+
+
+@pytest.mark.parametrize("host", ["camera", "camera:554", "camera.example"])
+@pytest.mark.parametrize("path", ["/a:b@c.d/e", "/a@b", "/live:1@x"])
+def test_a_token_before_a_path_that_looks_like_a_password_is_hidden(host, path):
+    url = f"rtsp://t0ken%21secret@{host}{path}"
+    parsed = SourceUrl(url)
+    for text in (redact(url), str(parsed), parsed.hide(f"opening {parsed.secret}"), parsed.hide(url)):
+        assert "t0ken" not in text
