@@ -64,6 +64,14 @@ def test_every_size_and_length_of_plan_works(size, exits):
         assert changed(image, drawn).mean() <= 0.5
 
 
+def test_no_height_is_too_small():
+    # what a damaged stream claims its size to be is drawn on like any other
+    overlay = Overlay(names(4))
+    for height in range(1, 100):
+        for width in (24, 33, 640):
+            assert overlay.draw(make_result(flat((width, height), 200))).shape == (height, width, 3)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_something_is_shown_at_every_usual_size_and_only_at_the_bottom(size):
     image = flat(size, 200)

@@ -308,7 +308,7 @@ def _layout(width: int, height: int, bars: int, names: tuple[str, ...], tiles: i
         layout = _arrange(width, height, em, show, names, tiles)
         if layout.pane.height <= most and layout.header.width >= 2 * em:
             return layout
-    if layout.header.width >= 2 * em and layout.pane.height <= height:
+    if layout.header.width >= 2 * em and layout.pane.top >= 0:
         return layout
     return None
 
