@@ -212,6 +212,28 @@ class TestClips:
         assert json.loads(path.read_text())["clip"] is None
         assert len(list((tmp_path / "snapshots").iterdir())) == 2
 
+    def test_packets_of_a_lost_connection_are_in_it(self, tmp_path):
+        class Overtaken(PacketRing):
+            """Right after it has been asked, the camera is connected anew."""
+
+            def since(self, time_s: float, *, own_time: bool):
+                found = super().since(time_s, own_time=own_time)
+                self.add(replace(found[-1][1], template=b"another", key=True))
+                return found
+
+        video = encode(tmp_path / "v.mkv", numbered(40), fps=10, options={"g": "40", "bf": "0", "crf": "12"})
+        ring = Overtaken(1.0)
+        source = VideoSource(video, name="cam")
+        source.packet_tap = ring.add
+        source.open()
+        pictures = [picture for _ in range(20) if (picture := source.read()) is not None]
+        sink = sink_for(tmp_path / "snapshots", {"cam": ring}, before_s=1.0, after_s=0.5)
+        sink.write(a_result("cat", 1.9, image=pictures[19].image))
+        sink.close()
+        source.close()
+        (path,) = (tmp_path / "snapshots").glob("*.json")
+        assert self.numbers(tmp_path / "snapshots" / json.loads(path.read_text())["clip"])[:20] == list(range(20))
+
     def test_without_packets_it_is_made_of_the_frames(self, tmp_path):
         sink = sink_for(tmp_path, before_s=1.0, after_s=0.5, gap_s=0)
         for i, image in enumerate(numbered(40)):

@@ -15,6 +15,7 @@ import cv2
 
 from stream_ann.errors import OutputError, UsageError, nearest
 from stream_ann.frames import FrameResult
+from stream_ann.packets import CodedPacket
 from stream_ann.sinks.files import check_writable, output_error
 from stream_ann.sinks.jsonl import strict_json
 from stream_ann.sinks.names import slug, stamp
@@ -271,18 +272,24 @@ class SnapshotSink:
             return None  # no key frame has come yet since the connection was made
         source.clip = Clip(options.folder / name, packets[0][1])
         source.own_time, source.clip_begun_s, source.clip_until_s = own_time, at_s, at_s + options.after_s
-        source.last = packets[0][0] - 1
-        return source.clip.path.name
+        file_name = source.clip.path.name
+        self._copy(source, packets)  # the ring forgets them as soon as the camera is connected anew
+        return file_name
 
     def _go_on(self, source: _Source) -> None:
-        """Copy what has come since the last call to the clip, up to its end.
+        """Copy what has come since the last call to the clip."""
+        if source.clip is not None:
+            self._copy(source, source.ring.after(source.last))
 
-        Packets run ahead of results, so that a later moment may still put the end off.
+    def _copy(self, source: _Source, packets: list[tuple[int, CodedPacket]]) -> None:
+        """Copy packets to the clip, up to its end.
+
+        They run ahead of results, so that a later moment may still put the end off.
         """
         clip = source.clip
         if clip is None:
             return
-        for number, packet in source.ring.after(source.last):
+        for number, packet in packets:
             at_s = packet.pts_s if source.own_time else packet.arrival_s
             if packet.template is not clip.template:
                 self._finish(source)
