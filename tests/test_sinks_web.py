@@ -289,7 +289,11 @@ class TestMetrics:
         metrics = Metrics(run.statuses, EXITS, lambda: {"out.mp4": 3})
         for reached in (2, 1, 2):
             metrics.put(run.answer(reached=reached))
-        for state, attempt in (("live", 0), ("reconnecting", 1), ("reconnecting", 2), ("live", 0)):
+        for state, attempt in (  # as a reader says them: the first attempt was the one that made the connection
+            *(("connecting", 1), ("connecting", 2), ("live", 0)),
+            *(("reconnecting", 2), ("reconnecting", 3), ("live", 0)),
+            *(("stalled", 0), ("refused", 2), ("reconnecting", 3), ("live", 0)),
+        ):
             metrics.put_state(run.state("camera", state, "", attempt))
         with MetricsServer(run.statuses, EXITS, access=Access(port=0), metrics=metrics) as server:
             found = self.read(Client(server.port))
@@ -303,7 +307,7 @@ class TestMetrics:
         assert found["stream_ann_first_answer_seconds_bucket", (("le", "0.002"), camera)] == 0
         assert found["stream_ann_exits_reached_total", (("exit", "small"), camera)] == 3
         assert found["stream_ann_exits_reached_total", (("exit", "large"), camera)] == 2
-        assert found["stream_ann_reconnects_total", (camera,)] == 1
+        assert found["stream_ann_reconnects_total", (camera,)] == 2
         assert found["stream_ann_source_state", (camera, ("state", "live"))] == 1
         assert found["stream_ann_source_state", (camera, ("state", "stalled"))] == 0
         assert 0 <= found["stream_ann_frame_age_seconds", (camera,)] < 60

@@ -19,6 +19,8 @@ from stream_ann.text import clean
 __all__ = ["Metrics"]
 
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.033, 0.05, 0.066, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+CONNECTED: frozenset[SourceState] = frozenset({"live", "stalled"})
+LOST: frozenset[SourceState] = frozenset({"reconnecting", "refused"})
 
 
 class Metrics:
@@ -60,6 +62,7 @@ class Metrics:
             ["source"],
             registry=self._registry,
         )
+        self._states: dict[str, SourceState] = {}
         self._registry.register(_Now(poll, drops, clock or MonotonicClock()))
 
     def put(self, result: FrameResult) -> None:
@@ -73,8 +76,9 @@ class Metrics:
     def put_state(self, change: StateChange) -> None:
         """Count a change of a source's state."""
         reconnects = self._reconnects.labels(clean(change.source))
-        if change.state == "reconnecting" and change.attempt <= 1:
+        if change.state in LOST and self._states.get(change.source) in CONNECTED:
             reconnects.inc()
+        self._states[change.source] = change.state
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """All figures, in the text format that an ``Accept`` header asks for, and its content type."""
