@@ -166,6 +166,8 @@ class NetworkSource:
             decoder.thread_count = 1
         self._decoder_name, self._decoder_delays = decoder.name, decoder.has_b_frames
         self._timed = container.format.name not in _UNTIMED
+        # RTP's times count from the first packet, whose own libav loses. It is the key frame that all others build on
+        self._first_at_0 = container.format.name == "rtsp"
         self._packets = container.demux(stream)
         self._tapping = Tapping(stream)
         self._reformatter, self._turning = VideoReformatter(), Turning()
@@ -184,6 +186,9 @@ class NetworkSource:
             if self.live:
                 raise DisconnectedError(f"the connection to '{self.name}' was lost")
             return False
+        if packet.pts is None and self._first_at_0:
+            packet.pts = 0
+        self._first_at_0 = False
         self._tapping.offer(packet, self.packet_tap)
         damaged = packet.is_corrupt or (self._gaps is not None and self._gaps.lost(bytes(packet)))
         frames: list[VideoFrame] = []
