@@ -91,6 +91,8 @@ class Faults:
     """After so many frames the connection is reset."""
     drop: Callable[[int, int], bool] | None = None
     """Takes the numbers of a frame and of an RTP packet of it, and says whether that packet is lost."""
+    garble: Callable[[bytes], bytes] | None = None
+    """Takes each RTP packet and gives what is sent in its place, of the same length."""
     timestamp: Callable[[int], float] | None = None
     """Takes a frame's number and gives its presentation time in seconds."""
 
@@ -295,7 +297,8 @@ class RtspCamera:
                 data = b""
                 for packet in _packets(unit, round(time_s * _CLOCK_HZ), sequence):
                     if faults.drop is None or not faults.drop(number, sequence):
-                        data += b"$\0" + len(packet).to_bytes(2, "big") + packet
+                        sent = packet if faults.garble is None else faults.garble(packet)
+                        data += b"$\0" + len(sent).to_bytes(2, "big") + sent
                     sequence += 1
                 sent_s.append(time.monotonic())
                 if self.on_sent is not None:

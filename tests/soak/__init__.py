@@ -1,0 +1,1 @@
+"""Whether anything grows or is lost over a long time. Long: ``make soak``."""
