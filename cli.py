@@ -31,14 +31,19 @@ def main() -> NoReturn:
     try:
         from commands.app import app
 
-        app()
+        code = app(standalone_mode=False)
     except SystemExit as end:
         code = end.code
-    except BaseException:
+    except BaseException as error:
         # Whatever Ctrl-C breaks off outside of any command, such as an import, may say so in words of its own.
-        if not ending.came:
+        if ending.came:
+            code = INTERRUPTED
+        elif isinstance(error, Exception):
+            from commands.shared import report_usage
+
+            code = report_usage(error)
+        else:
             raise
-        code = INTERRUPTED
     # Every file is closed and every thread has ended by now. Taking torch apart module by module would cost seconds,
     # during which Ctrl-C seems to hang.
     ending.leave(code if isinstance(code, int) else 0 if code is None else 1)

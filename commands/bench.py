@@ -94,6 +94,7 @@ def bench(
     from pipelines.benchmarking.tables import tables
     from pipelines.benchmarking.writing import check_folder, report_progress, write_report
     from stream_ann.errors import UsageError
+    from stream_ann.text import clean
 
     words = source or []
     if words[:1] == ["compare"]:
@@ -138,7 +139,7 @@ def bench(
     Console(width=None if sys.stdout.isatty() else 200).print(tables(report))
     if out is not None:
         for path in write_report(report, out):
-            Console(stderr=True).print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"written: {clean(str(path))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -19,6 +20,7 @@ __all__ = [
     "ReadoutChoice",
     "SmoothOption",
     "State",
+    "report_usage",
     "reported",
     "say",
     "say_data",
@@ -106,6 +108,29 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def report_usage(error: Exception) -> int:
+    """Tell in one line what was wrong with the command line, as for every other error; the exit code.
+
+    Args:
+        error: What ended the command line. One that is not about it is raised again.
+    """
+    message = getattr(error, "format_message", None)  # only typer's own errors have one, and their class is hidden
+    if message is None:
+        raise error
+    from stream_ann.text import clean
+
+    context = getattr(error, "ctx", None)
+    program = "stream-ann" if context is None else " ".join(["stream-ann", *context.command_path.split()[1:]])
+    text = clean(message().replace("Value error, ", ""))
+    if text:  # help that was not asked for is printed already
+        if "://" in text:  # whoever forgets the name of the command or of an option may have written a password there
+            from stream_ann.ingest.url import redact
+
+            text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://.*", lambda url: redact(url[0]), text)
+        say(f"error: {text[:1].lower()}{text[1:].rstrip('.')}; see: {program} --help")
+    return int(getattr(error, "exit_code", 2))
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

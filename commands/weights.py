@@ -50,14 +50,16 @@ def weights_show(
 
     Example: stream-ann weights show imagenet
     """
+    from stream_ann.text import clean, plain_json
     from stream_ann.weights import read_card
 
     card = read_card(name)
     if as_json:
-        say_data(json.dumps(card.as_json(), indent=2, ensure_ascii=False))
+        say_data(plain_json(json.dumps(card.as_json(), indent=2, ensure_ascii=False)))
         return
     for line in card.summary():
-        say_data(line)
+        for part in line.splitlines():
+            say_data(clean(part))
     spent = 0
     rows = []
     for i, step in enumerate(card.steps):
@@ -78,13 +80,14 @@ def weights_verify(
 
     Example: stream-ann weights verify
     """
+    from stream_ann.text import clean
     from stream_ann.weights import available, verify
 
     failed = False
     for name in names or [str(entry.path) for entry in available()]:
         for check in verify(name):
             failed |= not check.ok
-            say_data(f"{name}: {check.name}: {'ok' if check.error is None else check.error}")
+            say_data(clean(f"{name}: {check.name}: {'ok' if check.error is None else check.error}"))
     if failed:
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from stream_ann.text import clean, plain_json, safe_cell
 from stream_ann.training.calibrate import Calibration
 from stream_ann.training.early_exit import NEVER
 from stream_ann.training.evaluate import AnytimeCurve, ExitFigures
@@ -55,11 +56,14 @@ class Evaluation:
 
     def to_json(self) -> str:
         """The same as JSON text, ending in a line break."""
-        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return plain_json(json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
     def to_csv(self) -> str:
         """One line for each readout and exit, with a heading, as CSV text (RFC 4180, but lines end in LF)."""
-        rows = [figure.as_dict() for figure in self.curve.figures]
+        rows = [
+            {key: safe_cell(value) if isinstance(value, str) else value for key, value in figure.as_dict().items()}
+            for figure in self.curve.figures
+        ]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -67,7 +71,7 @@ class Evaluation:
         return text.getvalue()
 
     def __rich__(self) -> Group:
-        heading = f"[bold]{escape(self.weights)} on {escape(self.data)}, {self.curve.images:,} images[/bold]"
+        heading = f"[bold]{escape(self.weights)} on {escape(clean(self.data))}, {self.curve.images:,} images[/bold]"
         parts: list[Any] = [heading, _curve_table(self)]
         if self.calibration is not None:
             fitted, chosen, reported = self.calibration.images
@@ -84,7 +88,7 @@ class Evaluation:
                 _early_exit_table(self.calibration),
                 _verdict(self.calibration),
             ]
-        parts += [f"[yellow]warning:[/yellow] {escape(line)}" for line in self.warnings]
+        parts += [f"[yellow]warning:[/yellow] {escape(clean(line))}" for line in self.warnings]
         return Group(*parts)
 
 

@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from stream_ann.text import clean
 from stream_ann.training import history
 
 __all__ = ["TrainView", "duration"]
@@ -44,7 +45,7 @@ class TrainView:
     def say(self, line: str) -> None:
         """Print a line, above the bar."""
         if self._console is not None:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(clean(line), markup=False, highlight=False, soft_wrap=True)
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         """A callback for something that is not an epoch; takes the number of images done and their total."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -13,6 +14,8 @@ __all__ = [
     "format_count",
     "format_duration",
     "format_ms",
+    "plain_json",
+    "safe_cell",
     "seconds_from",
     "shorten",
 ]
@@ -25,6 +28,12 @@ _ESCAPES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_STEERING = re.compile(
+    "[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""What could steer a terminal, reverse the writing direction or end a line, other than what JSON escapes by itself."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff0b", "\uff0d", "\uff1d", "\uff20")
+"""How a cell begins that a spreadsheet takes for a formula."""
 _DURATION = re.compile(r"(?:([\d.]+)\s*h)?\s*(?:([\d.]+)\s*(?:min|m))?\s*(?:([\d.]+)\s*s?)?")
 _JOINERS = "\u200c\u200d"
 """Format characters that spell words (Persian, Indic scripts, joined emoji); every other one is dropped."""
@@ -50,6 +59,22 @@ def clean(text: str) -> str:
         elif category not in ("Cc", "Cf") or character in _JOINERS:
             kept.append(character)
     return " ".join("".join(kept).split())
+
+
+def plain_json(text: str) -> str:
+    """The same JSON without characters that could steer a terminal: they are written as escapes (``\\u009b``).
+
+    Args:
+        text: JSON, in which such characters stand in strings alone.
+    """
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return _STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def safe_cell(text: str) -> str:
+    """``text`` with an apostrophe before it where a spreadsheet would take it for a formula."""
+    return "'" + text if text.lstrip(" ").startswith(_FORMULA) else text
 
 
 def shorten(text: str, fits: Callable[[str], bool]) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipelines.benchmarking.contenders import Kind
 from stream_ann.errors import SourceNotFoundError, UsageError
 from stream_ann.streaming import Mean, RunFigures, TimeTable, mean_of, ratio_of
+from stream_ann.text import plain_json, safe_cell
 
 __all__ = ["Agreement", "BenchReport", "ClockName", "Entry", "Headline", "Usage", "read_times"]
 
@@ -251,7 +252,7 @@ class BenchReport:
 
     def to_json(self) -> str:
         """The same as JSON text, ending in a line break."""
-        return json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return plain_json(json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
     def to_csv(self) -> str:
         """One line for each run, with a heading, as CSV text (RFC 4180, but lines end in LF)."""
@@ -301,6 +302,8 @@ def _flat(entry: Entry) -> dict[str, Any]:
     for key, value in entry.as_dict().items():
         if isinstance(value, dict):
             row |= {f"{key}_{inner}" if inner != "value" else key: one for inner, one in value.items()}
-        elif not isinstance(value, Sequence) or isinstance(value, str):
+        elif isinstance(value, str):
+            row[key] = safe_cell(value)
+        elif not isinstance(value, Sequence):
             row[key] = value
     return row

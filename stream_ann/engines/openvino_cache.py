@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import io
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -69,9 +70,11 @@ def joined_key(*parts: str) -> str:
 
 
 def read(key: str) -> io.BytesIO | None:
-    """What was kept under a key, or None; what is damaged counts as not there."""
+    """What was kept under a key, or None; what is damaged or somebody else's counts as not there."""
     path = cache_folder() / (key + _SUFFIX)
     try:
+        if not (_is_ours(path) and _is_ours(path.parent)):
+            return None
         content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             return None
@@ -87,11 +90,19 @@ def write(key: str, compiled: Any) -> None:
     content = compiled.export_model().getvalue()
     folder = cache_folder()
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(folder / (key + _SUFFIX)) as file:
             file.write(hashlib.sha256(content).digest())
             file.write(content)
         _prune(folder.glob("*" + _SUFFIX))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else can write there: a compiled model is run as it is, so it must not be somebody else's."""
+    if not hasattr(os, "geteuid"):
+        return True
+    info = path.stat()
+    return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _prune(paths: Iterable[Path]) -> None:

@@ -69,7 +69,7 @@ class SourceUrl:
         text: The URL as the user wrote it.
 
     Raises:
-        UsageError: If it has no host, or a port that is none.
+        UsageError: If it has no host, a port that is none, or is not UTF-8.
     """
 
     __slots__ = ("_address", "_secrets", "_shown", "has_user", "host", "path", "scheme")
@@ -79,6 +79,12 @@ class SourceUrl:
         if found is None:
             raise UsageError(f"'{clean(text)}' is no URL", "write it with its scheme, such as rtsp://")
         self._shown = clean(redact(text))
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"'{self._shown}' holds bytes that are not UTF-8", "write them as %FF, with their hexadecimal digits"
+            ) from None
         self.scheme = found.group()[:-3].lower()
         """Its scheme, in lower case."""
         userinfo, rest = _split_userinfo(text[found.end() :])

@@ -68,6 +68,9 @@ def write_annotated(
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(
+            missing_ok=True
+        )  # of a run that was killed; a link that somebody has put there is not followed
         with contextlib.ExitStack() as stack:
             written = stack.enter_context(av.open(str(unfinished.absolute()), "w", format=_muxer(target)))
             sounds = _Sounds(source, written, stack)

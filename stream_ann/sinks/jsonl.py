@@ -15,6 +15,7 @@ from stream_ann.errors import OutputError
 from stream_ann.frames import FrameResult
 from stream_ann.sinks.files import check_writable, keep_previous, output_error
 from stream_ann.states import StateChange
+from stream_ann.text import plain_json
 
 __all__ = ["JsonlSink", "strict_json"]
 
@@ -147,9 +148,9 @@ class JsonlSink:
 def strict_json(event: dict[str, Any]) -> str:
     """An event as one line of JSON, with null for every number that JSON cannot say."""
     try:
-        return json.dumps(event, ensure_ascii=False, allow_nan=False)
+        return plain_json(json.dumps(event, ensure_ascii=False, allow_nan=False))
     except ValueError:
-        return json.dumps(_finite(event), ensure_ascii=False, allow_nan=False)
+        return plain_json(json.dumps(_finite(event), ensure_ascii=False, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

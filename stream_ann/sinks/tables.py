@@ -15,14 +15,12 @@ from typing import Any, Literal, Protocol
 from stream_ann.errors import ManifestError, OutputError
 from stream_ann.labelled import LabelledFrame, Segment
 from stream_ann.sinks.files import output_error
-from stream_ann.text import clean
+from stream_ann.text import clean, plain_json, safe_cell
 
-__all__ = ["CsvText", "JsonlText", "Row", "Table", "TableText", "TextTable", "VttText", "safe_cell"]
+__all__ = ["CsvText", "JsonlText", "Row", "Table", "TableText", "TextTable", "VttText"]
 
 Row = LabelledFrame | Segment
 """One row of a table."""
-
-_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff0b", "\uff0d", "\uff1d", "\uff20")
 
 
 class Table(Protocol):
@@ -62,7 +60,8 @@ class JsonlText:
 
     def rows(self, rows: Iterable[Row]) -> str:
         """Each row as an object."""
-        return "".join(json.dumps(row.as_event(), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        lines = (json.dumps(row.as_event(), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        return "".join(map(plain_json, lines))
 
 
 class CsvText:
@@ -115,11 +114,6 @@ class VttText:
     def rows(self, rows: Iterable[Row]) -> str:
         """Each segment as a cue."""
         return "".join(_cue(row) for row in rows if isinstance(row, Segment))
-
-
-def safe_cell(text: str) -> str:
-    """``text`` with an apostrophe before it where a spreadsheet would take it for a formula."""
-    return "'" + text if text.lstrip(" ").startswith(_DANGEROUS) else text
 
 
 def _cue(segment: Segment) -> str:

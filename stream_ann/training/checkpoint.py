@@ -77,7 +77,8 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        partial.unlink(missing_ok=True)  # of a run that was killed; a link that somebody has put there is not followed
+        with open(partial, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -125,7 +125,8 @@ def _write(contents: Mapping[Path, bytes]) -> None:
     current = next(iter(contents))
     try:
         for current, content in contents.items():
-            with open(temporary[current], "wb") as file:
+            temporary[current].unlink(missing_ok=True)  # a link that somebody has put there is not followed
+            with open(temporary[current], "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
