@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import ReadoutChoice, reported
+from commands.shared import ReadoutChoice, reported, say
 
 __all__ = ["bench"]
 
@@ -26,7 +26,8 @@ def bench(
     source: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A labelled recording (by default the demo clip); or: compare A.json B.json.", metavar="[SOURCE]"
+            help="A labelled recording (default: the demo clip); or: compare A.json B.json; or: arrivals CAMERA FILE.",
+            metavar="[SOURCE]",
         ),
     ] = None,
     fps: Annotated[str, typer.Option(help="Frame rates.", metavar="N,N,...")] = "2,5,15,30,60,120,240,480",
@@ -104,8 +105,18 @@ def bench(
             raise UsageError(f"compare takes two reports, got {len(words) - 1}", "write: compare A.json B.json")
         Console(width=None if sys.stdout.isatty() else 200).print(compare(Path(words[1]), Path(words[2])))
         return
+    if words[:1] == ["arrivals"]:
+        from pipelines.benchmarking.trace import record_arrivals
+
+        if len(words) != 3:
+            raise UsageError(f"arrivals takes a camera and a file, got {len(words) - 1}", "write: arrivals 0 FILE")
+        times_s = record_arrivals(words[1], words[2], duration_s=60.0 if duration_s is None else duration_s)
+        say(f"{len(times_s)} arrivals in {times_s[-1]:.1f} s, {(len(times_s) - 1) / times_s[-1]:.2f} frames a second")
+        return
     if len(words) > 1:
-        raise UsageError(f"more than one source: {' '.join(words)}", "give one, or: compare A.json B.json")
+        raise UsageError(
+            f"more than one source: {' '.join(words)}", "give one, or: compare A.json B.json, or: arrivals CAMERA FILE"
+        )
     rates = _numbers(fps)
     if out is not None:
         check_folder(out)

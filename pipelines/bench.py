@@ -25,7 +25,7 @@ from pipelines.benchmarking.play import Manner, play
 from pipelines.benchmarking.quiet import quiet_of
 from pipelines.benchmarking.results import BenchReport, ClockName, Entry, Usage, read_times
 from pipelines.benchmarking.streams import LabelledFilm, class_map, folder_film, video_film, with_truths
-from pipelines.benchmarking.timing import Timings, pooled, timings_in, timings_of
+from pipelines.benchmarking.timing import Timings, pooled, recording_of, timings_in, timings_of
 from stream_ann import weights as weights_room
 from stream_ann.errors import UsageError
 from stream_ann.machine import about_machine
@@ -279,8 +279,7 @@ class _Bench:
             run = done.get((fps, line.name))
             if run is not None:
                 entries.append(_entry(fps, line, run.log, "real", run.usage))
-                its_own = run.timings.table(paper.times[line.network.name])
-                replayed = paper.log(line, fps, self._duration_s, times=its_own)
+                replayed = paper.log(line, fps, self._duration_s, recording=recording_of(run.log))
                 entries.append(_entry(fps, line, replayed, "replayed"))
             entries.append(_entry(fps, line, paper.log(line, fps, self._duration_s), "simulated"))
         self._told("runs on paper", total, total)

@@ -207,6 +207,81 @@ def label_section() -> str:
     )
 
 
+def frame_rates_section() -> str:
+    """What each policy makes of each frame rate, against the best fixed network."""
+    report = result("frame_rates")
+    found, machine = report["results"], report["machine"]
+    paper, real, jittered = (found[name]["summary"] for name in ("paper, regular", "real", "paper, jittered"))
+    rates, policies = paper["rates"], list(paper["ratio_mean"])
+    stream, exits = found["paper, regular"]["stream"], found["paper, regular"]["exit_accuracy"]
+    rows = [
+        [
+            f"{rate['fps']:g}",
+            f"{rate['best_fixed'].removeprefix('fixed ')}: {100 * rate['best_fixed_accuracy']:.1f} %",
+            *(_policy_cell(rate["policies"][name]) for name in policies),
+        ]
+        for rate in rates
+    ]
+    header = ["frames/s", "best fixed network, picked in hindsight", *(f"`{name}`" for name in policies)]
+    each = ", ".join(f"{one['exit']} {100 * one['value']:.1f} ± {100 * one['error']:.1f} %" for one in exits)
+    picture = f"benchmarks/results/{Path(report['options']['out']).with_suffix('.png').name}"
+    return (
+        f"Streaming accuracy at eta = -1 and its ratio to the best fixed network (± one standard error over scenes), "
+        f"then the share of frames with an answer of their own before the next one. {stream['scenes']} photographs "
+        f"({found['data']}), each there for {stream['dwell_s']:g} s, filmed by a moving camera, regular arrivals, on "
+        f"paper with step times of {machine['processor']}, {machine['cores']} cores. Without any clock: {each}. "
+        f"`{report['command']}`:\n\n{table(header, rows)}\n\n"
+        f"![Streaming accuracy against frame rate, each policy and each fixed network]({picture})\n\n"
+        + "\n".join(f"- {point}" for point in _finding(rates, paper, jittered))
+        + f"\n- {_clocks(real, found['two_runs_of_a_seed'])}"
+    )
+
+
+def _policy_cell(one: dict[str, Any]) -> str:
+    error = "" if one["error"] is None else f" ± {one['error']:.3f}"
+    return f"{100 * one['accuracy']:.1f} %, {one['ratio']:.3f}{error}; {100 * one['in_time']:.0f} %"
+
+
+def _finding(rates: list[dict[str, Any]], paper: dict[str, Any], jittered: dict[str, Any]) -> list[str]:
+    """What the figures say of each policy."""
+    points = []
+    for name, mean in paper["ratio_mean"].items():
+        each = [rate["policies"][name] for rate in rates]
+        good = sum(one["ratio"] >= 1 for one in each)
+        worse = [
+            f"{rate['fps']:g}"
+            for rate, one in zip(rates, each, strict=True)
+            if one["ratio"] < 1 and (one["error"] is None or 1 - one["ratio"] > 2 * one["error"])
+        ]
+        told = f"; worse by more than two standard errors at {', '.join(worse)} frames/s" if worse else ""
+        prompt = [rate["fps"] for rate, one in zip(rates, each, strict=True) if one["in_time"] >= 0.9995]
+        timely = f"every frame in time at {', '.join(f'{fps:g}' for fps in prompt)} frames/s" if prompt else ""
+        points.append(
+            f"`{name}`: {mean:.3f} times the best fixed network on average, {paper['ratio_least'][name]:.3f} at the "
+            f"worst rate, at least as good at {good} of {len(each)} rates{told}; with jittered arrivals "
+            f"{jittered['ratio_mean'][name]:.3f} and {jittered['ratio_least'][name]:.3f}"
+            f"{f'; {timely}' if timely else '; at no rate every frame in time'}."
+        )
+    return points
+
+
+def _clocks(real: dict[str, Any], twice: dict[str, Any]) -> str:
+    """How far paper is to be trusted."""
+    clocks, quiet = real["simulated"], real["quiet"]
+    farthest = clocks["worst"]
+    error = "" if farthest["error"] is None else f" ± {farthest['error']:.1f}"
+    drift = quiet["step_times_end_over_start"].values()
+    others = "" if quiet["other_cores"] is None else f"other programs took {quiet['other_cores']:.2f} cores, and "
+    return (
+        f"Of {clocks['runs']} runs in real time {clocks['beyond_2_points']} differ by more than 2 points from the "
+        f"simulated clock; the farthest, {farthest['contender']} at {farthest['fps']:g} frames/s, by "
+        f"{farthest['points']:+.1f}{error} (replayed with each run's own times the worst is "
+        f"{clocks['replayed_worst_points']:.1f}). Meanwhile {others}step times at the end were {min(drift):.2f} to "
+        f"{max(drift):.2f} times those at the beginning. Two runs on paper of one seed gave "
+        f"{'identical bytes' if twice['identical'] else 'different bytes'}."
+    )
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "weights": weights_table,
     "training": training_section,
@@ -215,6 +290,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "cameras": cameras_section,
     "streams": streams_section,
     "label": label_section,
+    "frame_rates": frame_rates_section,
 }
 
 

@@ -30,14 +30,15 @@ from pipelines.benchmarking.quiet import quiet_of
 from pipelines.benchmarking.results import BenchReport
 from pipelines.benchmarking.streams import FilmOptions, class_map, folder_film, video_film
 from pipelines.benchmarking.tables import tables
-from pipelines.benchmarking.timing import Timings, pooled, timings_in
+from pipelines.benchmarking.timing import Timings, pooled, recording_of, timings_in
+from pipelines.benchmarking.trace import record_arrivals
 from pipelines.benchmarking.writing import write_report
 from stream_ann import weights as weights_room
-from stream_ann.errors import SourceNotFoundError, UnsupportedSourceError, UsageError
+from stream_ann.errors import SourceError, SourceNotFoundError, UnsupportedSourceError, UsageError
 from stream_ann.nets import EANN, FixedNet, ResANN
 from stream_ann.preprocess import Preprocessing
 from stream_ann.scheduler import InOrder
-from stream_ann.streaming import AnswerTable, Film, RunLog, TimeTable, figures_of
+from stream_ann.streaming import AnswerTable, Film, RunLog, TimeTable, figures_of, read_trace
 from tests.browser import Browser
 from tests.fakes import plan_of_macs
 
@@ -361,10 +362,17 @@ class TestTimes:
         assert found.steps_s == [pytest.approx([0.1, 0.2]), pytest.approx([0.3, 0.4])]
         assert found.starts_s == pytest.approx([0.1, 0.1])
 
-    def test_what_was_hardly_measured_is_taken_from_elsewhere(self):
-        often = Timings([0.001] * 20, [[0.005] * 20, [9.0]], [0.0] * 20)
-        table = often.table(TimeTable.constant([1.0, 2.0]))
-        assert table.medians_s == (0.005, 2.0)
+    def test_a_recording_is_played_as_it_came(self):
+        # steps of 30 ms, but for a second in which they take 90 ms: each frame is as late as it was then
+        made, line = paper([0.030], [[True]])
+        spans = []
+        for i in range(30):
+            begin_s, step_s = 7.0 + i / 10, 0.090 if 10 <= i < 20 else 0.030
+            spans += [(-1, begin_s, begin_s), (0, begin_s, begin_s + step_s)]
+        log = RunLog(np.arange(7.0, 10.0, 0.1), (), np.zeros(0, np.intp), (), (), tuple(spans), ())
+        replayed = made.log(line, 10, 3.0, recording=recording_of(log))
+        assert [round(r.first_ms) for r in replayed.results] == [30] * 10 + [90] * 10 + [30] * 10
+        assert max(r.first_ms for r in made.log(line, 10, 3.0).results) < 31
 
     def test_each_measurement_counts_alike(self):
         few, many = (Timings([0.0] * n, [[step_s] * n], [0.0] * n) for n, step_s in ((20, 0.010), (2000, 0.030)))
@@ -394,6 +402,26 @@ class TestTimes:
         assert busy_s(stat) == pytest.approx(168 / os.sysconf("SC_CLK_TCK"))
         stat.write_text("something else")
         assert busy_s(stat) is None
+
+
+class TestArrivals:
+    def test_every_frame_of_a_source_is_written_down(self, tmp_path):
+        file = tmp_path / "arrivals.txt"
+        result = CliRunner().invoke(app, ["bench", "arrivals", "demo", str(file), "--duration-s", "0.5"])
+        assert result.exit_code == 0, result.output
+        lines = file.read_text().splitlines()
+        assert lines[0] == "# arrivals of demo, seconds"
+        times_s = [float(line) for line in lines[1:]]
+        assert 10 <= len(times_s) <= 14  # the clip has 25 frames a second
+        assert f"{len(times_s)} arrivals in" in result.stderr
+        assert read_trace(file).mean() == pytest.approx(1)
+
+    def test_ends_with_the_source(self, tmp_path):
+        still = tmp_path / "still.png"
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(still)
+        with pytest.raises(SourceError, match="gave 1 frames"):
+            record_arrivals(str(still), tmp_path / "arrivals.txt", duration_s=30)
+        assert not (tmp_path / "arrivals.txt").exists()
 
 
 class TestCompare:
@@ -435,6 +463,10 @@ class TestCompare:
         (["--target-fps", "30"], "--target-accuracy"),
         (["--dwell-s", "0"], "dwell"),
         (["one.mp4", "two.mp4"], "more than one source"),
+        (["arrivals", "demo"], "arrivals takes a camera and a file"),
+        (["arrivals", "no.mp4", "a.txt"], "no.mp4"),
+        (["arrivals", "demo", "no/folder/a.txt"], "cannot write"),
+        (["arrivals", "demo", "a.txt", "--duration-s", "0"], "a duration of 0 s"),
         (["compare", "a.json"], "compare takes two reports"),
         (["no.mp4"], "no.mp4"),
     ],

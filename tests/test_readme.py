@@ -68,6 +68,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     for name in ("rose", "tulip"):
         (tmp_path / "photographs" / name).mkdir(parents=True)
         Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / "photographs" / name / "0.png")
+    (tmp_path / "arrivals.txt").write_text("0.00\n0.04\n0.09\n0.12\n")
     for i in range(3):
         Image.fromarray(np.full((40, 60, 3), 60 * i, np.uint8)).save(tmp_path / "shots" / f"{i}.jpg")
     monkeypatch.chdir(tmp_path)
@@ -103,7 +104,9 @@ def stood_in(words: list[str], camera: RtspCamera) -> list[str]:
             words += ["--web-port", "0"]
     if words[0] == "train":
         words += ["--device", "cpu", "--epochs", "1", "--val-fraction", "0.5"]
-    if words[0] == "bench" and words[1] != "compare":
+    if words[:2] == ["bench", "arrivals"]:
+        words[-1] = "0.2"
+    elif words[0] == "bench" and words[1] != "compare":
         # a film of two frames and a small network in place of the clip's: every exit of every rival sees each frame
         words += ["--labels", "photographs", "--motion-fps", "1", "--fps", "30", "--duration-s", "0.3", "--simulate"]
         words += ["--device", "cpu", "--weights", "tiny.json"]

@@ -74,17 +74,20 @@ def _sentence(found: dict[str, Any]) -> str:
     wanted = f"{100 * found['target_accuracy']:g} % at {found['target_fps']:g} frames a second"
     error = "" if found["error"] is None else f" ± {100 * found['error']:.1f}"
     reached = f"{100 * found['accuracy']:.1f}{error} %, most frames ending at exit {found['usual_exit']}"
+    unsure = ""
+    if found["error"] is not None and abs(found["accuracy"] - found["target_accuracy"]) < 2 * found["error"]:
+        unsure = " The two are too near to be sure of it: more scenes would tell."
     if found["met"]:
         spare = found["speed_needed"]
         much = f"a machine {spare:.2f} times as fast would do" if spare is not None else "there is nothing to spare"
-        return f"This machine reaches {wanted}: {reached}; {much}."
+        return f"This machine reaches {wanted}: {reached}; {much}.{unsure}"
     if found["speed_needed"] is None:
         return (
             f"No machine reaches {wanted} with these weights on this stream: one {FASTEST:g} times as fast does not "
-            f"either (this one: {reached})."
+            f"either (this one: {reached}).{unsure}"
         )
     slower = "" if found["fps_possible"] is None else f", or {found['fps_possible']:g} frames a second on this one"
     return (
         f"This machine does not reach {wanted}: {reached}. "
-        f"It takes one {found['speed_needed']:.2f} times as fast{slower}."
+        f"It takes one {found['speed_needed']:.2f} times as fast{slower}.{unsure}"
     )

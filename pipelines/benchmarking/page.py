@@ -7,27 +7,33 @@ from html import escape
 from typing import Any
 
 from pipelines.benchmarking.results import BenchReport
-from pipelines.benchmarking.tables import spread
+from pipelines.benchmarking.tables import in_words, spread
 from stream_ann.streaming import Mean
 from stream_ann.text import clean
 
 __all__ = ["page"]
 
 STYLE = """
-:root { color-scheme: light; font: 16px/1.5 system-ui, sans-serif; color: #202124; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; background: #fff; }
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
+  --text: #202124; --page: #fff; --soft: #5f6368; --box: #f1f3f4; --line: #9aa0a6; --thin: #e3e5e8;
+  --good: #137333; --bad: #b3261e; --warning: #fef7e0; }
+@media (prefers-color-scheme: dark) { :root {
+  --text: #e8eaed; --page: #1b1c1f; --soft: #a8adb3; --box: #2a2c30; --line: #6f757c; --thin: #36393e;
+  --good: #6dd58c; --bad: #f2b8b5; --warning: #3d3420; } }
+body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; background: var(--page); color: var(--text); }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
-p { margin: .4rem 0; } .small { color: #5f6368; font-size: .9rem; }
+p { margin: .4rem 0; } .small { color: var(--soft); font-size: .9rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.2rem 0; }
-.figures div { background: #f1f3f4; border-radius: .5rem; padding: .8rem 1.1rem; min-width: 9rem; }
-.figures b { display: block; font-size: 1.6rem; } .good { color: #137333; } .bad { color: #b3261e; }
-.warning { background: #fef7e0; border-left: .3rem solid #e69f00; padding: .4rem .8rem; }
-.wide { overflow-x: auto; } svg { width: 100%; height: auto; max-width: 56rem; }
+.figures div { background: var(--box); border-radius: .5rem; padding: .8rem 1.1rem; min-width: 9rem; flex: 1; }
+.figures b { display: block; font-size: 1.6rem; } .good { color: var(--good); } .bad { color: var(--bad); }
+.warning { background: var(--warning); border-left: .3rem solid #e69f00; padding: .4rem .8rem; }
+.wide { overflow-x: auto; } .plot { background: #fff; border-radius: .5rem; margin: 1rem 0; }
+svg { display: block; width: 100%; min-width: 32rem; height: auto; max-width: 56rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .25rem .7rem .25rem 0; text-align: right; } th { border-bottom: 1px solid #9aa0a6; }
+th, td { padding: .25rem .7rem .25rem 0; text-align: right; } th { border-bottom: 1px solid var(--line); }
 th:nth-child(2), td:nth-child(2), .names td, .names th { text-align: left; }
 .names td + td { white-space: normal; overflow-wrap: anywhere; } .names td { vertical-align: top; }
-tr.group td { border-top: 1px solid #e3e5e8; }
+tr.group td { border-top: 1px solid var(--thin); }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Nothing in the page may run or be fetched, whatever a name in it says."""
@@ -51,8 +57,9 @@ def page(report: BenchReport, svgs: Sequence[str], *, without: str = "") -> str:
         f"{_text(_machine(report.about['machine']))}</p>"
     )
     body.append(_figures(report))
+    body += [f'<p class="small">{_text(line)}</p>' for line in in_words(report)]
     body += [f'<p class="warning">{_text(line)}</p>' for line in report.warnings]
-    body += [f'<div class="wide">{svg}</div>' for svg in svgs]
+    body += [f'<div class="wide plot">{svg}</div>' for svg in svgs]
     if without:
         body.append(f'<p class="warning">No plots: {_text(without)}</p>')
     body += [_headline(report), *_more(report), _runs(report), _about(report)]

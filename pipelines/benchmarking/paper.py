@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarking.contenders import Network
 from pipelines.benchmarking.play import Manner, simulate
-from stream_ann.streaming import AnswerTable, Film, RunLog, TimeTable, arrivals_at
+from stream_ann.streaming import AnswerTable, Film, Recording, RunLog, TimeTable, arrivals_at
 
 __all__ = ["Line", "Paper"]
 
@@ -46,7 +46,7 @@ class Paper:
     """Seed of the step times drawn."""
 
     def log(
-        self, line: Line, fps: float, duration_s: float, *, speed: float = 1.0, times: TimeTable | None = None
+        self, line: Line, fps: float, duration_s: float, *, speed: float = 1.0, recording: Recording | None = None
     ) -> RunLog:
         """What would happen.
 
@@ -55,9 +55,9 @@ class Paper:
             fps: Frames a second.
             duration_s: For how long, in seconds.
             speed: On a machine so many times as fast.
-            times: With these times in place of the network's.
+            recording: A run whose times are taken as they came, in place of drawing them.
         """
-        times = self.times[line.network.name] if times is None else times
+        times = self.times[line.network.name]
         return simulate(
             line.network.plan,
             self.answers[line.network.name],
@@ -68,4 +68,5 @@ class Paper:
             manner=line.manner,
             # by name and rate, so that a run is the same whatever others take part
             seed=(self.seed, zlib.crc32(line.name.encode()), round(1e3 * fps)),
+            recording=recording,
         )

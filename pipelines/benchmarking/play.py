@@ -17,7 +17,7 @@ from stream_ann.labels import Plain, Settled
 from stream_ann.nets.contract import Plan
 from stream_ann.readout import Latest, Readout
 from stream_ann.scheduler import Engine, FrameSlot, InOrder, Path, Policy, Scheduler, UntilNextFrame, Waiter
-from stream_ann.streaming import AnswerTable, Film, RunLog, Shown, SimulatedEngine, TimeTable
+from stream_ann.streaming import AnswerTable, Film, Recording, RunLog, Shown, SimulatedEngine, TimeTable
 
 __all__ = ["Camera", "Manner", "WatchedEngine", "play", "run_queue", "simulate", "simulate_streams"]
 
@@ -187,6 +187,7 @@ def simulate(
     classes: Sequence[str],
     manner: Manner,
     seed: int | Sequence[int] = 0,
+    recording: Recording | None = None,
 ) -> RunLog:
     """Play a film on a fake clock: the same scheduler, the same slot's rules, and answers and times from tables.
 
@@ -199,9 +200,10 @@ def simulate(
         classes: Name of each class.
         manner: How frames are refined.
         seed: Seed of the step times drawn.
+        recording: A run whose times are taken as they came, in place of drawing them.
     """
     (log,) = simulate_streams(
-        plan, answers, times, film, [(arrivals_s, 0.0)], classes=classes, manner=manner, seed=seed
+        plan, answers, times, film, [(arrivals_s, 0.0)], classes=classes, manner=manner, seed=seed, recording=recording
     )
     return log
 
@@ -216,6 +218,7 @@ def simulate_streams(
     classes: Sequence[str],
     manner: Manner,
     seed: int | Sequence[int] = 0,
+    recording: Recording | None = None,
 ) -> list[RunLog]:
     """Play a film on a fake clock to several streams that share one engine, which runs one step at a time.
 
@@ -229,6 +232,7 @@ def simulate_streams(
         classes: Name of each class.
         manner: How frames are refined.
         seed: Seed of the step times drawn.
+        recording: A run whose times are taken as they came, in place of drawing them.
 
     Returns:
         What happened to each stream; what the engine did is in all of them.
@@ -242,7 +246,7 @@ def simulate_streams(
         frames = [Frame(answers.images[picture], name, n, at_s, at_s) for n, (picture, at_s) in enumerate(pairs)]
         slots.append(ScriptedSlot(frames, clock))
         seen.append((name, pictures, arrivals_s))
-    engine = SimulatedEngine(plan, answers, times, clock, lanes=len(streams), seed=seed)
+    engine = SimulatedEngine(plan, answers, times, clock, lanes=len(streams), seed=seed, recording=recording)
     waiter = ScriptedInbox(slots, clock) if len(slots) > 1 else None
     results, shown = _drive(engine, slots, clock, classes, manner, waiter=waiter)
     by_source: dict[str, list[FrameResult]] = {}

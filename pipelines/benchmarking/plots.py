@@ -110,6 +110,7 @@ def latency_figure(report: BenchReport) -> Figure:
     axes.set_yscale("log")
     axes.set_ylabel("milliseconds after arrival (logarithmic)")
     finish(figure, axes, "Latency against budget", clean(entries[0].contender))
+    _legend_beside(axes, stacked=False)
     return figure
 
 

@@ -13,7 +13,7 @@ from pipelines.benchmarking.results import BenchReport, Entry
 from stream_ann.streaming import Mean
 from stream_ann.text import clean
 
-__all__ = ["spread", "tables"]
+__all__ = ["in_words", "spread", "tables"]
 
 
 def tables(report: BenchReport) -> Group:
@@ -28,7 +28,7 @@ def tables(report: BenchReport) -> Group:
         parts += ["\n[bold]streaming accuracy (eta = -1) against the best fixed network in hindsight[/bold]"]
         parts.append(_headline(report))
     parts += [f"\n[bold]every run, {report.main_clock} clock; first and final answer: p50/p99[/bold]", _runs(report)]
-    parts += [f"\n{line}" for line in (_exits(report), _agreement(report), _quiet(report)) if line]
+    parts += [f"\n{_safe(line)}" for line in in_words(report)]
     for multi in report.more.get("multi_stream", {}).get("results", ()):
         what = f"{multi['network']} to exit {multi['exit']}"
         interval = f"{report.more['multi_stream']['interval_ms']:g} ms"
@@ -60,9 +60,14 @@ def _headline(report: BenchReport) -> Table:
     return table
 
 
+def in_words(report: BenchReport) -> list[str]:
+    """What is to be said of the figures as a whole, each in a plain line."""
+    return [line for line in (_exits(report), _agreement(report), _quiet(report)) if line]
+
+
 def _exits(report: BenchReport) -> str:
     """How good each exit is with all the time that it needs."""
-    exits = [f"{_safe(one['exit'])} {_pm(_mean(one), 100, 1)}" for one in report.more["exit_accuracy"]]
+    exits = [f"{one['exit']} {_pm(_mean(one), 100, 1)}" for one in report.more["exit_accuracy"]]
     return f"accuracy of each exit without any clock, %: {', '.join(exits)}"
 
 
@@ -74,8 +79,8 @@ def _agreement(report: BenchReport) -> str:
     error = "" if worst.difference.error is None else f" ± {100 * worst.difference.error:.1f}"
     replayed = max(abs(one.replayed_points) for one in report.agreements)
     return (
-        f"simulated against real clock: within {abs(worst.points):.1f} points (worst: {_safe(worst.contender)} at "
-        f"{worst.fps:g} fps, {worst.points:+.1f}{error}); with each run's own step times within {replayed:.1f}"
+        f"simulated against real clock: within {abs(worst.points):.1f} points (worst: {worst.contender} at "
+        f"{worst.fps:g} fps, {worst.points:+.1f}{error}); replayed with each run's own times within {replayed:.1f}"
     )
 
 

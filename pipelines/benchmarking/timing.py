@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.benchmarking.play import run_queue
 from stream_ann.scheduler import Engine
-from stream_ann.streaming import RunLog, TimeTable
+from stream_ann.streaming import BETWEEN, Recording, RunLog, TimeTable
 
-__all__ = ["Timings", "pooled", "timings_in", "timings_of"]
+__all__ = ["Timings", "pooled", "recording_of", "timings_in", "timings_of"]
 
 LEAST = 12
 """What was measured less often than this says nothing about a distribution."""
@@ -33,17 +34,6 @@ class Timings:
     """Between a step's end and the next step's beginning, where nothing was waited for."""
     frame_s: NDArray[np.float64] | None = None
     """Times from a frame's beginning until each exit, float64 [N, exits]; None where not every step was run."""
-
-    def table(self, otherwise: TimeTable) -> TimeTable:
-        """The same as distributions.
-
-        Args:
-            otherwise: What holds for whatever was hardly ever measured.
-        """
-        theirs = (otherwise.start_s, *otherwise.steps_s, otherwise.between_s)
-        return TimeTable.measured(
-            *_apart([mine if len(mine) >= LEAST else their for mine, their in zip(self.parts, theirs, strict=True)])
-        )
 
     @property
     def parts(self) -> tuple[list[float], ...]:
@@ -84,6 +74,17 @@ def timings_in(log: RunLog, steps: int) -> Timings:
     return _sorted_out(log.spans, steps, log.waits_s)
 
 
+def recording_of(log: RunLog) -> Recording:
+    """A run's times, to be played on paper again as they came; its time begins with the first arrival.
+
+    Args:
+        log: What happened.
+    """
+    begun_s = float(log.arrivals_s[0])
+    spans = (*log.spans, *((BETWEEN, before_s, begin_s) for before_s, begin_s in _gaps(log.spans, log.waits_s)))
+    return Recording((kind, begin_s - begun_s, end_s - begun_s) for kind, begin_s, end_s in spans)
+
+
 def pooled(several: Iterable[Timings]) -> TimeTable:
     """One table of several measurements, of which each counts alike, however often it saw a step.
 
@@ -111,10 +112,14 @@ def _sorted_out(spans: Sequence[tuple[int, float, float]], steps: int, waits_s: 
         waits_s: When the scheduler began to wait for something, rising: such times lie between no two steps.
     """
     found = Timings(steps_s=[[] for _ in range(steps)])
-    before_s = None
     for step, begin_s, end_s in spans:
-        if before_s is not None and bisect_left(waits_s, before_s) == bisect_left(waits_s, begin_s):
-            found.between_s.append(begin_s - before_s)
         (found.starts_s if step < 0 else found.steps_s[step]).append(end_s - begin_s)
-        before_s = end_s if step >= 0 else None
+    found.between_s.extend(begin_s - before_s for before_s, begin_s in _gaps(spans, waits_s))
     return found
+
+
+def _gaps(spans: Sequence[tuple[int, float, float]], waits_s: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """The times behind a step in which nothing was waited for, until whatever came next began."""
+    for (step, _, before_s), (_, begin_s, _) in pairwise(spans):
+        if step >= 0 and bisect_left(waits_s, before_s) == bisect_left(waits_s, begin_s):
+            yield before_s, begin_s

@@ -7,13 +7,15 @@ from stream_ann.streaming.arrivals import arrivals_at, gaps_from, jittered_gaps,
 from stream_ann.streaming.camera import Shot, film_photograph
 from stream_ann.streaming.figures import Latencies, RunFigures, RunLog, figures_of, in_time
 from stream_ann.streaming.film import Film
-from stream_ann.streaming.simulation import AnswerTable, SimulatedEngine, TimeTable
+from stream_ann.streaming.simulation import BETWEEN, AnswerTable, Recording, SimulatedEngine, TimeTable
 
 __all__ = [
+    "BETWEEN",
     "AnswerTable",
     "Film",
     "Latencies",
     "Mean",
+    "Recording",
     "RunFigures",
     "RunLog",
     "Shot",

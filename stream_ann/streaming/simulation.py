@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,10 @@ from stream_ann.clock import FakeClock
 from stream_ann.errors import UsageError
 from stream_ann.nets.contract import Plan
 
-__all__ = ["QUANTILES", "AnswerTable", "SimulatedEngine", "TimeTable"]
+__all__ = ["BETWEEN", "QUANTILES", "AnswerTable", "Recording", "SimulatedEngine", "TimeTable"]
 
+BETWEEN = -2
+"""What stands in a recording for the time between two steps."""
 QUANTILES = 21
 """So many evenly spaced quantiles describe how long something takes, the shortest and the longest among them."""
 
@@ -95,6 +98,33 @@ def _seconds(milliseconds: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(ms) / 1e3 for ms in milliseconds)
 
 
+class Recording:
+    """How long everything took in a run, and when: what happens at some time takes as long as it took about then.
+
+    Unlike draws from a distribution this keeps what hangs together: a machine that was slow for a while.
+
+    Args:
+        spans: What ran when: (step, or -1 for taking in a frame, or -2 for the time between two of them; beginning;
+            end), in seconds from the beginning of the run, in order.
+    """
+
+    def __init__(self, spans: Iterable[tuple[int, float, float]]) -> None:
+        self._begun_s: dict[int, list[float]] = {}
+        self._took_s: dict[int, list[float]] = {}
+        for kind, begin_s, end_s in spans:
+            self._begun_s.setdefault(kind, []).append(begin_s)
+            self._took_s.setdefault(kind, []).append(end_s - begin_s)
+
+    def took_s(self, kind: int, time_s: float) -> float | None:
+        """How long it took about then, in seconds; None where it never happened."""
+        begun_s = self._begun_s.get(kind)
+        if begun_s is None:
+            return None
+        after = bisect_left(begun_s, time_s)
+        nearest = min(range(max(0, after - 1), min(len(begun_s), after + 1)), key=lambda i: abs(begun_s[i] - time_s))
+        return self._took_s[kind][nearest]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerTable:
     """What each exit says about each picture."""
@@ -119,6 +149,7 @@ class SimulatedEngine:
         clock: The clock, which slot and scheduler share.
         lanes: How many frames it holds at once.
         seed: Seed of the draws.
+        recording: What times are taken from before they are drawn.
     """
 
     concurrent = False
@@ -132,6 +163,7 @@ class SimulatedEngine:
         *,
         lanes: int = 1,
         seed: int | Sequence[int] = 0,
+        recording: Recording | None = None,
     ) -> None:
         exits = answers.probabilities.shape[1]
         if not len(plan) == exits == len(times.steps_s):
@@ -140,6 +172,7 @@ class SimulatedEngine:
         self._answers = answers
         self._numbers = {id(image): number for number, image in enumerate(answers.images)}
         self._times = times
+        self._recording = recording
         self._clock = clock
         self._random = np.random.default_rng(seed)
         self.lanes = lanes
@@ -176,15 +209,19 @@ class SimulatedEngine:
 
     def between(self) -> None:
         """Let the time pass that lies between two steps."""
-        self._clock.advance(self._draw(self._times.between_s))
+        self._clock.advance(self._time_s(BETWEEN, self._times.between_s))
 
     def close(self) -> None:
         """Nothing is held."""
 
     def _spend(self, step: int, quantiles_s: Sequence[float]) -> None:
         begun_s = self._clock.now_s()
-        self._clock.advance(self._draw(quantiles_s))
+        self._clock.advance(self._time_s(step, quantiles_s))
         self.spans.append((step, begun_s, self._clock.now_s()))
+
+    def _time_s(self, kind: int, quantiles_s: Sequence[float]) -> float:
+        recorded_s = None if self._recording is None else self._recording.took_s(kind, self._clock.now_s())
+        return self._draw(quantiles_s) if recorded_s is None else recorded_s
 
     def _draw(self, quantiles_s: Sequence[float]) -> float:
         """A time whose distribution has these quantiles: the inverse of the distribution at a random share."""
