@@ -41,6 +41,7 @@ from benchmarks.camera import AccessUnit, RtspCamera, encode_pattern
 from stream_ann import weights as weights_room
 from stream_ann.engines import open_engine
 from stream_ann.ingest.pattern import frame_number
+from stream_ann.scheduler import DEFAULT_PATH
 
 SIZE_PX = (640, 360)
 LOOP_S = 20
@@ -162,13 +163,19 @@ class Options:
     weights: str
     device: str
     threads: int | None
+    policy: str = DEFAULT_PATH
+    """How stream_ann schedules; the plain loop has no choice."""
+
+    def live(self, url: str) -> pipelines.LiveRun:
+        """A live run on a camera."""
+        return pipelines.live(url, weights=self.weights, device=self.device, threads=self.threads, path=self.policy)
 
 
 def ours(camera: CameraProcess, fps: int, seconds: float, options: Options) -> list[Sample]:
     """stream_ann on the camera, for so long from the first label on."""
     samples: list[Sample] = []
     numbers = Numbers(LOOP_S * fps)
-    with pipelines.live(camera.url, weights=options.weights, device=options.device, threads=options.threads) as run:
+    with options.live(camera.url) as run:
         for result in run:
             number = numbers.of(result.frame.image)
             sent_s = camera.sent_s(number)
@@ -377,7 +384,7 @@ def outages(fps: int, minutes: float, life_s: float, options: Options) -> dict[s
         killer = threading.Thread(target=kill_and_return, daemon=True)
         labels_s: list[float] = []
         states: list[str] = []
-        with pipelines.live(camera.url, weights=options.weights, device=options.device, threads=options.threads) as run:
+        with options.live(camera.url) as run:
             run.on_state(lambda change: states.append(change.state))
             begun_s = time.monotonic()
             killer.start()
@@ -430,6 +437,7 @@ def main() -> None:
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="threads on the CPU; by default one core is left to the decoder")
+    parser.add_argument("--policy", default=DEFAULT_PATH, help="how stream_ann schedules")
     parser.add_argument("--fps", type=int, nargs="+", default=[25, 60])
     parser.add_argument("--seconds", type=float, default=30.0, help="for each way and rate")
     parser.add_argument("--turns", type=int, default=3, help="how often the two ways take turns at each rate")
@@ -439,7 +447,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.seconds, args.turns, args.minutes, args.life_s = 4.0, 1, 0.15, 4.0
-    options = Options(args.weights, args.device, args.threads)
+    options = Options(args.weights, args.device, args.threads, args.policy)
     results = {
         "latency": [latency(fps, args.seconds, args.turns, options) for fps in args.fps],
         "flat": flat(args.fps[0], args.minutes, options),

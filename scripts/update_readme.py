@@ -297,8 +297,12 @@ SECTIONS: dict[str, Callable[[], str]] = {
 def updated(text: str) -> str:
     """The README's text with every section between its two marks written anew."""
     for name, make in SECTIONS.items():
+        try:
+            section = f"{make()}\n"
+        except FileNotFoundError:  # not measured so far: there is nothing to say
+            section = ""
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, count = re.subn(pattern, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.DOTALL)  # type: ignore[misc]
+        text, count = re.subn(pattern, lambda m, section=section: f"{m[1]}{section}{m[2]}", text, flags=re.DOTALL)  # type: ignore[misc]
         if count != 1:
             raise SystemExit(f"the README has {count} sections '{name}', it must have one")
     return text

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,6 +161,50 @@ def test_the_event_shown_is_what_the_command_prints():
 
 def test_tables_say_what_was_measured():
     assert update_readme.updated(TEXT) == TEXT
+
+
+def frame_rates_result() -> dict[str, Any]:
+    """What the benchmark of frame rates writes, as far as the README tells it."""
+
+    def one(ratio: float, in_time: float) -> dict[str, float]:
+        return {"accuracy": 0.6 * ratio, "ratio": ratio, "error": 0.01, "in_time": in_time}
+
+    rates = [
+        {"fps": 15.0, "best_fixed": "fixed b", "best_fixed_accuracy": 0.6, "policies": {"p": one(1.05, 1.0)}},
+        {"fps": 60.0, "best_fixed": "fixed b", "best_fixed_accuracy": 0.6, "policies": {"p": one(0.97, 0.9)}},
+        {"fps": 90.0, "best_fixed": "fixed a", "best_fixed_accuracy": 0.6, "policies": {"p": one(0.99, 0.1)}},
+    ]
+    summary = {"rates": rates, "ratio_mean": {"p": 1.003}, "ratio_least": {"p": 0.97}}
+    worst = {"contender": "net, p", "fps": 60.0, "points": 1.25, "error": 0.5}
+    clocks = {"runs": 6, "beyond_2_points": 0, "worst": worst, "replayed_worst_points": 0.75}
+    quiet = {"other_cores": 0.02, "step_times_end_over_start": {"net": 0.99, "fixed a": 1.03}}
+    paper = {
+        "summary": summary,
+        "stream": {"scenes": 80, "dwell_s": 1.0},
+        "exit_accuracy": [{"exit": "a", "value": 0.5, "error": 0.02}, {"exit": "b", "value": 0.7, "error": 0.03}],
+    }
+    results = {
+        "data": "photographs",
+        "two_runs_of_a_seed": {"identical": True},
+        "paper, regular": paper,
+        "paper, jittered": paper,
+        "real": {"summary": summary | {"simulated": clocks, "quiet": quiet}},
+    }
+    machine = {"processor": "CPU", "cores": 2}
+    return {"command": "command", "options": {"out": "some/frame_rates.json"}, "machine": machine, "results": results}
+
+
+def test_frame_rates_are_told_as_they_are(monkeypatch):
+    monkeypatch.setattr(update_readme, "result", lambda name: frame_rates_result())
+    text = update_readme.frame_rates_section()
+    assert "| 60 | b: 60.0 % | 58.2 %, 0.970 ± 0.010; 90 % |" in text
+    assert "`p`: 1.003 times the best fixed network on average, 0.970 at the worst rate" in text
+    assert "at least as good at 1 of 3 rates; worse by more than two standard errors at 60 frames/s;" in text
+    assert "every frame in time at 15 frames/s." in text
+    assert "6 runs in real time 0 differ by more than 2 points" in text
+    assert "net, p at 60 frames/s, by +1.2 ± 0.5 (replayed with each run's own times the worst is 0.8)" in text
+    assert "0.99 to 1.03 times" in text
+    assert "gave identical bytes" in text
 
 
 @pytest.mark.parametrize("page", PAGES)

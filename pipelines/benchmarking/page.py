@@ -27,7 +27,7 @@ p { margin: .4rem 0; } .small { color: var(--soft); font-size: .9rem; }
 .figures div { background: var(--box); border-radius: .5rem; padding: .8rem 1.1rem; min-width: 9rem; flex: 1; }
 .figures b { display: block; font-size: 1.6rem; } .good { color: var(--good); } .bad { color: var(--bad); }
 .warning { background: var(--warning); border-left: .3rem solid #e69f00; padding: .4rem .8rem; }
-.wide { overflow-x: auto; } .plot { background: #fff; border-radius: .5rem; margin: 1rem 0; }
+.wide { overflow-x: auto; } .plot { background: #fff; border-radius: .5rem; padding: .5rem; margin: 1rem 0; }
 svg { display: block; width: 100%; min-width: 32rem; height: auto; max-width: 56rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: right; } th { border-bottom: 1px solid var(--line); }

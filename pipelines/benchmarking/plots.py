@@ -108,6 +108,7 @@ def latency_figure(report: BenchReport) -> Figure:
         axes.plot(rates, values, color=colour, linestyle=line, marker="o", markersize=4.5, label=label)
     _rate_axis(axes, report)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("milliseconds after arrival (logarithmic)")
     finish(figure, axes, "Latency against budget", clean(entries[0].contender))
     _legend_beside(axes, stacked=False)
