@@ -90,7 +90,10 @@ def with_calibration(card: Card, found: Calibration, *, told: str, top1: dict[st
     }
     if top1 is not None:
         calibration["top1"] = top1
-    return replace(card, steps=tuple(steps), extra={**card.extra, "calibration": calibration})
+    extra = {key: value for key, value in card.extra.items() if key != "safe_exits"}
+    if found.safe_exits is not None:
+        extra["safe_exits"] = {**found.safe_exits.as_json(), "data": told, "images": sum(found.images[1:])}
+    return replace(card, steps=tuple(steps), extra={**extra, "calibration": calibration})
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -69,9 +69,17 @@ def label(
     hedge: HedgeOption = None,
     hierarchy: HierarchyOption = None,
     confidence: Annotated[
+        str | None,
+        typer.Option(
+            help="A frame is done once its answer is this probable (0 to 1, or 'never'), or one for each exit with "
+            "commas between; by default as the weights card says.",
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
+    max_drop: Annotated[
         float | None,
         typer.Option(
-            help="A frame is done once its answer is this probable (0 to 1); by default as the weights card says.",
+            help="Instead: as early as at most so many percentage points of accuracy are lost, by the weights card.",
             rich_help_panel=SPEED,
         ),
     ] = None,
@@ -137,6 +145,7 @@ def label(
 
     import pipelines
     from pipelines.labelling.progress import follow
+    from pipelines.labelling.settings import confidence_from
     from pipelines.watch import warn
     from stream_ann.labels import LabelOptions
 
@@ -155,7 +164,8 @@ def label(
         device=device,
         engine=engine,
         precision=precision,
-        confidence=confidence,
+        confidence=None if confidence is None else confidence_from(confidence),
+        max_drop=max_drop,
         max_exit=max_exit,
         readout=readout.value,
         budget_ms_per_frame=budget_ms_per_frame,

@@ -183,9 +183,10 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
     """Write what an evaluation has found out into the card of the weights.
 
     Each step gets the accuracy of its own answer, its temperature and its threshold (none for an exit that never ends a
-    frame); ``validation`` says on which images, and under ``early_exit`` what the thresholds were chosen for and what
-    they gave. Where there were too few images for calibration, an older one is taken out: it is not of these figures.
-    So are thresholds for hedged labels, which were fitted at other temperatures.
+    frame), and ``safe_exits`` the thresholds that the images vouch for. ``validation`` says on which images, and under
+    ``early_exit`` what the thresholds were chosen for and what they gave. Where there were too few images for
+    calibration, an older one is taken out: it is not of these figures. So are thresholds for hedged labels, which were
+    fitted at other temperatures.
 
     Args:
         path: Where the card lies.
@@ -230,7 +231,11 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
         extra=known,
     )
     # thresholds for hedged labels belong to the temperatures that they were fitted at
-    extra = {key: value for key, value in card.extra.items() if key not in ("calibration", "hedging")}
+    old = ("calibration", "hedging", "safe_exits")
+    extra = {key: value for key, value in card.extra.items() if key not in old}
+    if calibration is not None and calibration.safe_exits is not None and calibration.early_exit.readout == "latest":
+        images = sum(calibration.images[1:])
+        extra["safe_exits"] = {**calibration.safe_exits.as_json(), "data": result.data, "images": images}
     written = replace(card, steps=tuple(steps), validation=validation, extra=extra)
     weights_room.write_card(written, path)
     return written

@@ -52,6 +52,7 @@ def label(
     engine: str = "auto",
     precision: str = "auto",
     confidence: float | Sequence[float] | None = None,
+    max_drop: float | None = None,
     max_exit: int | None = None,
     readout: str = "latest",
     budget_ms_per_frame: float | None = None,
@@ -92,6 +93,9 @@ def label(
         confidence: A frame is done once its answer is at least this probable; one value, or one for each exit (infinite
             for one that ends no frame). By default as the weights card says;
             without either every frame is refined to the end.
+        max_drop: Instead of ``confidence``: frames leave as early as the accuracy is at most this many percentage
+            points below that of the full plan, as the weights card vouches for on images like those that it was
+            calibrated on.
         max_exit: The deepest exit to use, from 0; by default the last one.
         readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.
         budget_ms_per_frame: Mean time that the steps of a frame may take, in milliseconds of one core or of the GPU.
@@ -141,6 +145,7 @@ def label(
         precision=precision,
         batch=batch_size,
         confidence=confidence,
+        max_drop=max_drop,
         max_exit=max_exit,
         readout=readout,
         top_k=top_k,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,7 +24,8 @@ import pytest
 
 import pipelines
 from pipelines.labelling import work
-from stream_ann.errors import ManifestError, OutputError, SourceError, UsageError
+from stream_ann.errors import CardError, ManifestError, OutputError, SourceError, UsageError
+from stream_ann.labels import LabelOptions
 from tests.labelling import CLASSES, WANTED_FRAMES, lines, noise, some_videos, tiny_weights
 from tests.test_cli import run
 from tests.videos import cut_short, damage, encode, numbered, sound
@@ -101,6 +106,33 @@ class TestFrames:
         assert {f.exit for f in first} == {0}  # every frame has a label, however little time there is
         plenty = pipelines.label(folder, weights=tiny, budget_ms_per_frame=1e6, finish_by="1h")
         assert sum(f.exit == EXITS - 1 for f in plenty) > 40
+
+    def test_max_drop_takes_the_thresholds_that_the_card_vouches_for(self, tiny, folder, tmp_path):
+        card = copied(tiny, tmp_path / "w")
+        limits = [[0.5, None, 0.4, 0.3, 0], [0, 0, 0, 0, 0]]
+        edit_card(card, lambda c: c.update(safe_exits={"level": 0.95, "max_drops": [1, 3], "thresholds": limits}))
+        options = {"weights": card, "stride": 2}
+        for drop, alike in ((1.5, [0.5, math.inf, 0.4, 0.3, 0]), (3, 0.0)):
+            found = [(f.exit, f.label) for f in pipelines.label(folder, max_drop=drop, **options)]
+            assert found == [(f.exit, f.label) for f in pipelines.label(folder, confidence=alike, **options)]
+        with pytest.raises(UsageError, match=r"0\.5 points is less than these weights vouch for; give at least 1"):
+            pipelines.label(folder, max_drop=0.5, **options)
+        with pytest.raises(UsageError, match="not known for the readout 'best'"):
+            pipelines.label(folder, max_drop=3, readout="best", **options)
+        edit_card(card, lambda c: c["safe_exits"].update(max_drops=[3, 1]))
+        with pytest.raises(CardError, match="'safe_exits' must hold rising drops"):
+            pipelines.label(folder, max_drop=3, **options)
+
+    def test_a_confidence_for_each_exit_on_the_command_line(self, tiny, folder, tmp_path):
+        clip, out = folder / "clip0.mp4", tmp_path / "o.jsonl"
+        assert run("label", clip, "--out", out, "--weights", tiny, "--confidence", "0.6,never,0.5,0.5,0")[0] == 0
+        limits = [0.6, math.inf, 0.5, 0.5, 0]
+        assert [line["exit"] for line in lines(out)] == [
+            f.exit for f in pipelines.label(clip, weights=tiny, confidence=limits)
+        ]
+        code, _, err = run("label", clip, "--out", tmp_path / "p.jsonl", "--weights", tiny, "--confidence", "high")
+        assert code == 1
+        assert "error: 'high' is no confidence; write 0.8, never" in err
 
     def test_max_exit(self, tiny, folder):
         assert {f.exit for f in pipelines.label(folder, weights=tiny, max_exit=2)} == {2}
@@ -206,6 +238,11 @@ class TestGoingOn:
             pipelines.label(folder, out=out, weights=other, resume=True)
         with pytest.raises(ManifestError, match="another 'stride': 1, not 2"):
             pipelines.label(folder, out=out, weights=tiny, resume=True, stride=2)
+        again = copied(tiny, tmp_path / "again")
+        assert list(pipelines.label(folder, out=out, weights=again, resume=True)) == []
+        edit_card(again, lambda card: card["steps"][1].update(temperature=2.0))
+        with pytest.raises(ManifestError, match=r"another 'temperatures': \[1.0, 1.0, .*not \[1.0, 2.0"):
+            pipelines.label(folder, out=out, weights=again, resume=True)
         manifest = tmp_path / "o.jsonl.manifest"
         text = manifest.read_text()
         manifest.write_text(text.replace('"unit":0', '"unit":1'))
@@ -228,6 +265,38 @@ class TestGoingOn:
         found = list(pipelines.label(videos, out=out, weights=tiny, resume=True))
         assert [(Path(f.source).name, f.index) for f in found] == [("another.mp4", i) for i in range(4)]
         assert len(lines(out)) == 15
+
+    def test_whatever_changes_the_answers_is_noticed(self, tiny, folder, tmp_path):
+        """The weights stay the same, and what their card or a file says does not."""
+        groups, hierarchy = tmp_path / "groups.txt", tmp_path / "tree.txt"
+        groups.write_text("red=rose,tulip\nother\n")
+        hierarchy.write_text("\n".join(["flower", *(f"  {name}" for name in CLASSES)]))
+        hedged = LabelOptions(hedge=0.7, hierarchy=hierarchy)
+        for number, (options, change, told) in enumerate(
+            [
+                ({}, lambda card: card["preprocessing"].update(crop=0.8), "'preprocessing'"),
+                ({}, lambda card: card["classes"].reverse(), "'classes of the weights'"),
+                (
+                    {"readout": "average"},
+                    lambda card: card.update(readout_weights=[1, 1, 1, 1, 2]),
+                    "'readout weights'",
+                ),
+                ({}, lambda card: card["steps"][0].update(threshold=0.5), "'thresholds'"),
+                (
+                    {"labels": LabelOptions(classes=[f"@{groups}"])},
+                    lambda _: groups.write_text("red=rose"),
+                    "content of",
+                ),
+                ({"labels": hedged}, lambda card: card.update(hedging={"targets": [0.5]}), "hedged labels'"),
+                ({"labels": hedged}, lambda _: hierarchy.write_text(hierarchy.read_text() + "\n"), "content of"),
+            ]
+        ):
+            out, card = tmp_path / f"{number}.jsonl", copied(tiny, tmp_path / str(number))
+            with pipelines.label(folder, out=out, weights=card, **options) as frames:
+                next(frames)
+            edit_card(card, change)
+            with pytest.raises(ManifestError, match=f"a job with another '?.*{told}"):
+                pipelines.label(folder, out=out, weights=card, resume=True, **options)
 
     def test_two_jobs_cannot_write_one_output(self, tiny, folder, tmp_path):
         out = tmp_path / "o.jsonl"
@@ -327,6 +396,10 @@ class TestTrouble:
             ({"budget_ms_per_frame": 0.0}, "budget-ms-per-frame must be a positive number"),
             ({"finish_by": "soon"}, "'soon' is no duration"),
             ({"format": "xml", "out": "x.jsonl"}, "no format is called 'xml'"),
+            ({"out": "labels.xlsx"}, r"'labels.xlsx' ends like no table.*\.jsonl, \.ndjson, \.csv, \.parquet, \.vtt"),
+            ({"out": "labels.txt", "format": "csv"}, "ends like no table"),
+            ({"max_drop": 1.0}, "does not say what early exit loses"),
+            ({"max_drop": 1.0, "confidence": 0.5}, "give one of them"),
             ({"out": "-", "format": "parquet"}, "Parquet cannot go to standard output"),
             ({"segments": True}, "nothing is written"),
             ({"resume": True, "overwrite": True, "out": "x.jsonl"}, "goes on or begins anew"),
@@ -473,6 +546,18 @@ class TestAnnotated:
         count = len(list(run_))
         assert 5 < count < 30
         assert len(frame_times(tmp_path / "d" / "cut.mp4")) == count
+
+
+def copied(card: Path, folder: Path) -> Path:
+    """A copy of weights, whose card can be written anew."""
+    shutil.copytree(card.parent, folder)
+    return folder / card.name
+
+
+def edit_card(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    card = json.loads(path.read_text())
+    change(card)
+    path.write_text(json.dumps(card))
 
 
 def contents(path: Path) -> dict[str, bytes]:

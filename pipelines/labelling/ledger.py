@@ -17,7 +17,7 @@ from stream_ann.sinks.files import output_error
 
 __all__ = ["Ledger", "VideoReport"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +258,16 @@ def _compare(first: Mapping[str, Any], job: Mapping[str, Any]) -> None:
             "give those weights, or begin again with --overwrite",
         )
     for part in ("settings", "output"):
-        for key, now in job[part].items():
-            then = first[part].get(key)
+        for key in (*job[part], *(first[part].keys() - job[part].keys())):
+            then, now = first[part].get(key), job[part].get(key)
             if then != now:
+                told = f"the manifest belongs to a job with another '{key}'"
                 raise ManifestError(
-                    f"the manifest belongs to a job with another '{key}': {then}, not {now}",
+                    told if _is_digest(then) or _is_digest(now) else f"{told}: {then}, not {now}",
                     "give the same options, or begin again with --overwrite",
                 )
+
+
+def _is_digest(value: object) -> bool:
+    """Whether a value tells a reader nothing."""
+    return isinstance(value, str) and len(value) == 64

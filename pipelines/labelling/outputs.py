@@ -91,7 +91,8 @@ def layout_of(
     """What a user asked to be written.
 
     Args:
-        out: ``-``, a file, or a folder: what is no folder and has the extension of a format is a file for all videos.
+        out: ``-``, a file, or a folder: what has the extension of a format is a file for all videos, what has none or
+            ends with a slash is a folder.
         videos: The videos.
         format: ``"auto"`` (by the file's extension; JSON Lines in a folder), or the name of one.
         segments: Whether rows are runs of one label instead of frames.
@@ -106,7 +107,13 @@ def layout_of(
     text = os.fspath(out)
     path = Path(text)
     named = _SUFFIXES.get(path.suffix.lower())
-    each = text != "-" and (path.is_dir() or text.endswith(os.sep) or (named is None and not path.exists()))
+    a_folder = path.is_dir() or text.endswith(os.sep)
+    each = text != "-" and (a_folder or (not path.suffix and not path.exists()))
+    if path.suffix and named is None and text != "-" and not a_folder:
+        raise UsageError(
+            f"'{text}' ends like no table that can be written",
+            f"end a file with {', '.join(_SUFFIXES)}, and a folder for a file each with '{os.sep}'",
+        )
     if format not in ("auto", *get_args(Format)):
         raise UsageError(f"no format is called '{format}'", nearest(format, get_args(Format)))
     chosen: Format = next((f for f in get_args(Format) if f == format), named or "jsonl")

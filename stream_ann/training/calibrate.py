@@ -22,6 +22,7 @@ from stream_ann.readout import ReadoutName
 from stream_ann.training.early_exit import NEVER, OperatingPoint, choose, exits_taken, frontier
 from stream_ann.training.evaluate import Scores, calibration_error, costs_of, score, standard_error
 from stream_ann.training.outputs import Outputs
+from stream_ann.training.safe_exit import SafeExits, safe_exits
 
 __all__ = [
     "MIN_PART_IMAGES",
@@ -144,6 +145,9 @@ class Calibration:
     """The temperature of each exit."""
     early_exit: EarlyExit
     """Early exit at the calibrated confidences."""
+    safe_exits: SafeExits | None
+    """Early exit that is vouched for, by all images but those that the temperatures were fitted on; None if they are
+    too few, or not independent of each other."""
     warnings: tuple[str, ...]
     """What makes the figures doubtful, a line each; empty if nothing does."""
 
@@ -158,6 +162,7 @@ class Calibration:
             "images": dict(zip(("fitted", "chosen", "reported"), self.images, strict=True)),
             "exits": [asdict(e) for e in self.exits],
             "early_exit": self.early_exit.as_dict(),
+            "safe_exits": None if self.safe_exits is None else self.safe_exits.as_json(),
             "warnings": list(self.warnings),
         }
 
@@ -226,7 +231,11 @@ def calibrate(
     )
     goal: tuple[Goal, float] = ("max-drop", max_drop) if max_drop is not None else ("target-cost", target_cost or 0.0)
     early = _report(scores.rows(reported), before, plan, point, points, goal, step_s)
-    return Calibration((len(fitted), len(chosen), len(reported)), exits, early, warnings)
+    safe: SafeExits | None = None
+    if outputs.groups is None:
+        rest = scores.rows(torch.cat((chosen, reported)).sort().values)
+        safe = safe_exits(rest.top1.numpy(), rest.confidence.numpy(), seed=seed)
+    return Calibration((len(fitted), len(chosen), len(reported)), exits, early, safe, warnings)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
