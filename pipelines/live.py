@@ -30,7 +30,7 @@ from stream_ann.scheduler import (
     path_named,
 )
 from stream_ann.states import StateChange, StateFeed
-from stream_ann.stats import LiveStats, LiveStatus
+from stream_ann.stats import LiveStats, LiveStatus, StatsSnapshot
 
 __all__ = ["LiveRun", "live"]
 
@@ -234,6 +234,10 @@ class LiveRun(Iterator[FrameResult]):
         """What a view shows at this moment, one for each source. Safe to call from any thread."""
         partials = self._scheduler.partials
         return tuple(feed.status(partial) for feed, partial in zip(self._feeds, partials, strict=True))
+
+    def stats_of(self, name: str) -> StatsSnapshot:
+        """The figures of the source of that name. Safe to call from any thread."""
+        return self._by_name[name].stats.snapshot()
 
     def on_state(self, listener: Callable[[StateChange], None]) -> None:
         """Call ``listener`` with every state that a source passes into, those since the beginning of the run included.

@@ -133,9 +133,7 @@ class Attached:
         return rings
 
     def _draw(self, result: FrameResult) -> NDArray[np.uint8]:
-        name = result.frame.source
-        stats = next((status.stats for status in self._run.statuses() if status.source == name), None)
-        return self._overlay.draw(result, stats)
+        return self._overlay.draw(result, self._run.stats_of(result.frame.source))
 
     def _put_state(self, change: StateChange) -> None:
         if self._run.is_live(change.source):  # a file's beginning and end are its first and last line

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
-
-import numpy as np
 
 from stream_ann.frames import Counts, ExitAnswer, Frame, FrameResult
 from stream_ann.states import StateChange
@@ -78,8 +77,8 @@ class LiveStats:
 
     def __init__(self, exits: int) -> None:
         self._lock = threading.Lock()
-        self._first_ms: deque[float] = deque(maxlen=WINDOW)
-        self._final_ms: deque[float] = deque(maxlen=WINDOW)
+        self._first_ms = _Window()
+        self._final_ms = _Window()
         self._done_s: deque[float] = deque(maxlen=WINDOW)
         self._last_exit = [0] * exits
         self._counts = Counts()
@@ -87,8 +86,8 @@ class LiveStats:
     def add(self, result: FrameResult) -> None:
         """Take in one more result."""
         with self._lock:
-            self._first_ms.append(result.first_ms)
-            self._final_ms.append(result.final_ms)
+            self._first_ms.add(result.first_ms)
+            self._final_ms.add(result.final_ms)
             self._done_s.append(result.frame.arrival_s + result.final_ms / 1e3)
             self._last_exit[max(e.exit for e in result.exits)] += 1
 
@@ -102,25 +101,45 @@ class LiveStats:
         with self._lock:
             return StatsSnapshot(
                 counts=self._counts,
-                first=_latency(self._first_ms),
-                final=_latency(self._final_ms),
+                first=self._first_ms.latency(),
+                final=self._final_ms.latency(),
                 results_per_s=_rate(self._done_s),
                 last_exit_counts=tuple(self._last_exit),
             )
 
 
-def _latency(values: deque[float]) -> Latency | None:
-    if not values:
-        return None
-    p50, p99, top = np.percentile(np.fromiter(values, float), [50, 99, 100])
-    return Latency(float(p50), float(p99), float(top))
+class _Window:
+    """The latest latencies, kept sorted: every view asks for percentiles many times a second, of every source."""
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, ms: float) -> None:
+        if len(self._latest) == WINDOW:
+            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
+        self._latest.append(ms)
+        insort(self._sorted, ms)
+
+    def latency(self) -> Latency | None:
+        if not self._sorted:
+            return None
+        return Latency(self._quantile(0.5), self._quantile(0.99), self._sorted[-1])
+
+    def _quantile(self, share: float) -> float:
+        place = share * (len(self._sorted) - 1)
+        below = int(place)
+        above = min(below + 1, len(self._sorted) - 1)
+        return self._sorted[below] + (place - below) * (self._sorted[above] - self._sorted[below])
 
 
 def _rate(done_s: deque[float], span_s: float = 2.0) -> float:
     """Intervals between the results of the last ``span_s`` seconds, a second."""
-    if len(done_s) < 2:
+    recent: list[float] = []
+    for time_s in reversed(done_s):
+        if time_s < done_s[-1] - span_s:
+            break
+        recent.append(time_s)
+    if len(recent) < 2 or recent[0] <= recent[-1]:
         return 0.0
-    recent = [t for t in done_s if t >= done_s[-1] - span_s]
-    if len(recent) < 2 or recent[-1] <= recent[0]:
-        return 0.0
-    return (len(recent) - 1) / (recent[-1] - recent[0])
+    return (len(recent) - 1) / (recent[0] - recent[-1])
