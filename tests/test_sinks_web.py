@@ -183,6 +183,47 @@ class TestSlowClients:
                 waiting = [t.get_write_buffer_size() for t in transports if not t.is_closing()]
         assert max(waiting) < 1_000_000, "more than one picture waits for a reader"
 
+    def test_one_who_never_reads_is_let_go(self, run, view, monkeypatch):
+        import stream_ann.sinks.web.connection as connections
+
+        monkeypatch.setattr(connections, "TAKEN_WITHIN_S", 0.5)
+        noise = np.random.default_rng(0).integers(0, 256, (540, 960, 3), dtype=np.uint8)
+        with socket.create_connection(("127.0.0.1", view.port)) as idle:
+            idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            idle.sendall(b"GET /sources/0/stream.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            had = False
+            until_s = time.monotonic() + 30
+            while view._server.server_state.connections or not had:
+                had = had or bool(view._server.server_state.connections)
+                assert time.monotonic() < until_s, "its connection is kept, and with it a file and what waits for it"
+                run.answer(image=np.roll(noise, run.polls, axis=0))
+                time.sleep(0.05)
+
+    def test_with_much_to_do_it_is_refreshed_less_often(self, run):
+        import asyncio
+
+        from stream_ann.sinks.web.app import Hub
+        from stream_ann.sinks.web.feed import Feed
+
+        def costly():
+            begun_s = time.thread_time()
+            while time.thread_time() - begun_s < 0.15:
+                pass
+            return run.statuses()
+
+        async def watched() -> Hub:
+            hub = Hub(Feed(costly, EXITS))
+            hub.streams = 1
+            task = asyncio.create_task(hub.run())
+            await asyncio.sleep(1.5)
+            hub.stop()
+            await task
+            return hub
+
+        hub = asyncio.run(watched())
+        assert hub.pause_s >= 0.5
+        assert run.polls <= 4
+
     def test_too_many_are_turned_away(self, run, view, client, monkeypatch):
         import stream_ann.sinks.web.app as app
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -16,11 +17,15 @@ from starlette.routing import Route
 from stream_ann.sinks.web.access import Receive, Scope, Send
 from stream_ann.sinks.web.feed import Feed
 from stream_ann.sinks.web.metrics import Metrics
+from stream_ann.stats import LiveStatus
 
 __all__ = ["Hub", "metrics_routes", "page_app"]
 
 REFRESHES_PER_S = 15
-MOST_STREAMS = 48
+MOST_SHARE = 0.25
+"""The page takes at most so much of one processor core: with many visitors it is refreshed less often."""
+SLOWEST_REFRESH_S = 1.0
+MOST_STREAMS = 224
 """Pictures and events that are sent at the same time, at most: a page takes two, and one more for a second source."""
 SLOWEST_SEND_S = 10.0
 """Whoever does not take a single message in this time has gone."""
@@ -52,20 +57,36 @@ class Hub:
         """How many streams of events there are."""
         self.streams = 0
         """How many streams there are of any kind."""
+        self.pause_s = 1 / REFRESHES_PER_S
+        """The time between two refreshes at the moment, in seconds."""
         self.stopping = False
+        self._looked_s = time.monotonic()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Look at the run again and again as long as anybody watches, until :meth:`stop`."""
+        """Look at the run again and again as long as anybody watches, until :meth:`stop`.
+
+        What the last refresh has cost, with all that was sent and encoded for it, says when the next one comes.
+        """
         while not self.stopping:
+            begun_s = time.thread_time()
             if self.streams:
                 self.look()
                 self._wake()
-            await asyncio.sleep(1 / REFRESHES_PER_S)
+            await asyncio.sleep(self.pause_s)
+            needed_s = (time.thread_time() - begun_s) / MOST_SHARE
+            self.pause_s = min(SLOWEST_REFRESH_S, max(1 / REFRESHES_PER_S, needed_s))
+
+    def recent(self) -> Sequence[LiveStatus]:
+        """The statuses now or, where refreshes have become rare, those of the last one."""
+        if time.monotonic() - self._looked_s >= self.pause_s - 1 / REFRESHES_PER_S:
+            self.look()
+        return self.statuses
 
     def look(self) -> None:
         """Look at the run now."""
         self.statuses = self.feed.statuses()
+        self._looked_s = time.monotonic()
         if self.listeners:
             self.message = self.feed.message(self.statuses)
             self.version += 1
@@ -192,7 +213,7 @@ def page_app(hub: Hub, metrics: Metrics) -> Starlette:
 
     async def picture(request: Request) -> Response:
         number = number_of(request)
-        newest = None if number is None else hub.feed.picture(number, hub.feed.statuses())
+        newest = None if number is None else hub.feed.picture(number, hub.recent())
         if newest is None:
             return PlainTextResponse("There is no picture.\n", 404, {"cache-control": "no-store"})
         return Response(newest[1], media_type="image/jpeg", headers={"cache-control": "no-store"})

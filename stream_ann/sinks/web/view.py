@@ -202,7 +202,7 @@ def _listen(access: Access) -> socket.socket:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind((access.host, port))
-            listening.listen(64)
+            listening.listen(128)
         except OSError as error:
             listening.close()
             if port != ports[-1] and error.errno == errno.EADDRINUSE:
