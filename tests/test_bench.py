@@ -293,6 +293,22 @@ class TestSimulated:
         other = bench(None, replace(again, seed=1))
         assert other.to_json() != (tmp_path / "one" / "report.json").read_text()
 
+    def test_times_may_be_written_by_hand(self, saved, folder, tmp_path):
+        """Of the network alone: an exit by itself takes as long as the steps of its member that lead to it."""
+        exits = len(weights_room.load(saved).plan)
+        by_hand = {"start_ms": [0.5], "steps_ms": [[10 + i] for i in range(exits)], "between_ms": [0]}
+        (tmp_path / "slow.json").write_text(json.dumps({"times": {"kinds": by_hand}}))
+        (tmp_path / "nested.json").write_text(json.dumps({"results": {"real": {"times": {"kinds": by_hand}}}}))
+        found = [
+            bench(None, options(saved, folder, times=tmp_path / name, fps=(5.0,), duration_s=1.0)).times
+            for name in ("slow.json", "nested.json")
+        ]
+        assert found[0] == found[1]
+        fixed = [table.medians_s[0] for name, table in found[0].items() if name.startswith("fixed")]
+        per_member = exits // 2
+        sums = [sum(10 + j for j in range(i - i % per_member, i + 1)) / 1e3 for i in range(exits)]
+        assert fixed == pytest.approx(sums)
+
     def test_has_every_contender_at_every_rate(self, simulated):
         assert {e.fps for e in simulated.entries} == {20, 100}
         assert set(simulated.contenders) >= {"kinds, in-order", "kinds, planned"}
@@ -345,6 +361,7 @@ def test_in_real_time_both_clocks_and_the_machine_are_told(saved, folder, tmp_pa
     assert "simulated against real clock: within" in text
     assert "step times at the end" in text
     assert "accuracy of each exit without any clock" in text
+    assert "taken of the machine in real time: " in text
     # whoever has the report alone comes to the same figures on paper
     (tmp_path / "times.json").write_text(report.to_json())
     again = bench(None, options(saved, folder, fps=(20.0,), duration_s=0.6, times=tmp_path / "times.json"))
@@ -369,9 +386,12 @@ class TestTimes:
         for i in range(30):
             begin_s, step_s = 7.0 + i / 10, 0.090 if 10 <= i < 20 else 0.030
             spans += [(-1, begin_s, begin_s), (0, begin_s, begin_s + step_s)]
-        log = RunLog(np.arange(7.0, 10.0, 0.1), (), np.zeros(0, np.intp), (), (), tuple(spans), ())
+        arrivals_s = 7.0 + np.arange(30) / 10
+        arrivals_s[25] += 0.02  # the camera was late
+        log = RunLog(arrivals_s, (), np.zeros(0, np.intp), (), (), tuple(spans), ())
         replayed = made.log(line, 10, 3.0, recording=recording_of(log))
         assert [round(r.first_ms) for r in replayed.results] == [30] * 10 + [90] * 10 + [30] * 10
+        assert [r.frame.arrival_s for r in replayed.results[24:27]] == pytest.approx([2.4, 2.52, 2.6])
         assert max(r.first_ms for r in made.log(line, 10, 3.0).results) < 31
 
     def test_each_measurement_counts_alike(self):

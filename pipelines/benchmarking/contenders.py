@@ -44,6 +44,8 @@ class Network:
     """Opens an engine for it, which the caller closes."""
     exits: tuple[int, ...] | None
     """Which exits of the anytime network give its answers; None: it has answers of its own."""
+    steps: tuple[int, ...] = ()
+    """Of one exit as a network of its own: the steps of the anytime network that lead to it."""
 
 
 def anytime_network(loaded: Weights, *, device: str, engine: str, threads: int | None) -> Network:
@@ -67,6 +69,7 @@ def fixed_networks(loaded: Weights, *, device: str, engine: str, threads: int | 
     networks = []
     for exit_, name in enumerate(loaded.plan.exit_names):
         net = FixedNet(loaded.net, exit_)
+        begin = max(i for i in range(exit_ + 1) if loaded.plan.steps[i].first)
 
         def opened(net: FixedNet = net, exit_: int = exit_) -> OpenEngine:
             return open_engine(
@@ -78,7 +81,7 @@ def fixed_networks(loaded: Weights, *, device: str, engine: str, threads: int | 
                 temperatures=[loaded.card.temperatures[exit_]],
             )
 
-        networks.append(Network(f"fixed {name}", "fixed", net.plan(), opened, (exit_,)))
+        networks.append(Network(f"fixed {name}", "fixed", net.plan(), opened, (exit_,), tuple(range(begin, exit_ + 1))))
     return networks
 
 

@@ -144,7 +144,13 @@ def _runs(report: BenchReport) -> str:
                 joules,
             ]
         )
-    return '<h2>Every run</h2><p class="small">Latencies in milliseconds after arrival.</p>' + _table(header, rows)
+    intro = (
+        '<h2>Every run</h2><p class="small">Latencies in milliseconds after arrival; cores: processor time of this '
+        "process; J: energy of a frame, empty where the machine does not tell it."
+    )
+    if report.agreements:
+        intro += " Simulated: with the step times of this report; replayed: with those of the very run in real time."
+    return f"{intro}</p>{_table(header, rows)}"
 
 
 def _more(report: BenchReport) -> list[str]:

@@ -241,7 +241,9 @@ def simulate_streams(
     slots, seen = [], []
     for place, (arrivals_s, begin_s) in enumerate(streams):
         pictures = film.seen_at(arrivals_s + begin_s)
-        pairs = zip(pictures.tolist(), arrivals_s.tolist(), strict=True)
+        if recording is not None:  # a camera may be late, and what it saw was seen when it was due
+            arrivals_s = recording.arrivals_s
+        pairs = zip(pictures[: len(arrivals_s)].tolist(), arrivals_s.tolist(), strict=True)
         name = f"{SOURCE} {place}"
         frames = [Frame(answers.images[picture], name, n, at_s, at_s) for n, (picture, at_s) in enumerate(pairs)]
         slots.append(ScriptedSlot(frames, clock))

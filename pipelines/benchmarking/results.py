@@ -266,7 +266,7 @@ class BenchReport:
 
 
 def read_times(path: str | os.PathLike[str]) -> dict[str, TimeTable]:
-    """The step times of an earlier report, by the name of the network.
+    """The step times of an earlier report, or a file with its ``times`` alone, by the name of the network.
 
     Raises:
         SourceNotFoundError: There is no such file.
@@ -275,6 +275,8 @@ def read_times(path: str | os.PathLike[str]) -> dict[str, TimeTable]:
     file = Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if "times" not in content:  # what benchmarks.frame_rates writes holds several reports
+            content = content["results"]["real"]
         times = content["times"].items()
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"there is no file '{file}'", "check the path") from error

@@ -62,7 +62,7 @@ def _headline(report: BenchReport) -> Table:
 
 def in_words(report: BenchReport) -> list[str]:
     """What is to be said of the figures as a whole, each in a plain line."""
-    return [line for line in (_exits(report), _agreement(report), _quiet(report)) if line]
+    return [line for line in (_exits(report), _agreement(report), _usage(report), _quiet(report)) if line]
 
 
 def _exits(report: BenchReport) -> str:
@@ -82,6 +82,19 @@ def _agreement(report: BenchReport) -> str:
         f"simulated against real clock: within {abs(worst.points):.1f} points (worst: {worst.contender} at "
         f"{worst.fps:g} fps, {worst.points:+.1f}{error}); replayed with each run's own times within {replayed:.1f}"
     )
+
+
+def _usage(report: BenchReport) -> str:
+    """What the network that is judged took of the machine, over all rates."""
+    used = [e.usage for e in report.entries if e.kind == "anytime" and e.usage is not None]
+    if not used:
+        return ""
+    gpu = [u.gpu for u in used if u.gpu is not None]
+    joules = [u.joules_per_frame for u in used if u.joules_per_frame is not None]
+    parts = [f"{sum(u.cpu_cores for u in used) / len(used):.2f} cores"]
+    parts.append(f"GPU {100 * sum(gpu) / len(gpu):.0f} %" if gpu else "GPU: not told by the machine")
+    parts.append(f"{min(joules):.3g} to {max(joules):.3g} J a frame" if joules else "energy: not told by the machine")
+    return f"taken of the machine in real time: {', '.join(parts)}"
 
 
 def _quiet(report: BenchReport) -> str:

@@ -75,14 +75,15 @@ def timings_in(log: RunLog, steps: int) -> Timings:
 
 
 def recording_of(log: RunLog) -> Recording:
-    """A run's times, to be played on paper again as they came; its time begins with the first arrival.
+    """A run's times, those of arrivals too, to be played on paper as they came; they count from the first arrival.
 
     Args:
         log: What happened.
     """
     begun_s = float(log.arrivals_s[0])
     spans = (*log.spans, *((BETWEEN, before_s, begin_s) for before_s, begin_s in _gaps(log.spans, log.waits_s)))
-    return Recording((kind, begin_s - begun_s, end_s - begun_s) for kind, begin_s, end_s in spans)
+    shifted = ((kind, begin_s - begun_s, end_s - begun_s) for kind, begin_s, end_s in spans)
+    return Recording(shifted, log.arrivals_s - begun_s)
 
 
 def pooled(several: Iterable[Timings]) -> TimeTable:

@@ -62,6 +62,16 @@ class TimeTable:
         scaled = [tuple(q / speed for q in step) for step in (self.start_s, *self.steps_s, self.between_s)]
         return TimeTable(scaled[0], tuple(scaled[1:-1]), scaled[-1])
 
+    def alone(self, steps: Sequence[int]) -> TimeTable:
+        """These steps as a network of one step, which takes as long as they do together.
+
+        What is slow at some moment is slow for all of them, so that quantiles add up.
+        """
+        length = max(len(self.steps_s[step]) for step in steps)
+        places = np.linspace(0, 1, length)
+        each = [np.interp(places, np.linspace(0, 1, len(q)), q) for q in (self.steps_s[step] for step in steps)]
+        return TimeTable(self.start_s, (tuple(np.sum(each, axis=0).tolist()),), self.between_s)
+
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values, in milliseconds to the tenth of a microsecond."""
         return {
@@ -106,9 +116,12 @@ class Recording:
     Args:
         spans: What ran when: (step, or -1 for taking in a frame, or -2 for the time between two of them; beginning;
             end), in seconds from the beginning of the run, in order.
+        arrivals_s: When the frames came, float64 [N], in seconds from the beginning of the run.
     """
 
-    def __init__(self, spans: Iterable[tuple[int, float, float]]) -> None:
+    def __init__(self, spans: Iterable[tuple[int, float, float]], arrivals_s: NDArray[np.float64]) -> None:
+        self.arrivals_s = arrivals_s
+        """When the frames came, float64 [N], in seconds."""
         self._begun_s: dict[int, list[float]] = {}
         self._took_s: dict[int, list[float]] = {}
         for kind, begin_s, end_s in spans:
