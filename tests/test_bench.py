@@ -388,7 +388,8 @@ class TestTimes:
             spans += [(-1, begin_s, begin_s), (0, begin_s, begin_s + step_s)]
         arrivals_s = 7.0 + np.arange(30) / 10
         arrivals_s[25] += 0.02  # the camera was late
-        log = RunLog(arrivals_s, (), np.zeros(0, np.intp), (), (), tuple(spans), ())
+        waits_s = tuple(end_s + 0.001 for step, _, end_s in spans if step == 0)
+        log = RunLog(arrivals_s, (), np.zeros(0, np.intp), (), (), tuple(spans), waits_s)
         replayed = made.log(line, 10, 3.0, recording=recording_of(log))
         assert [round(r.first_ms) for r in replayed.results] == [30] * 10 + [90] * 10 + [30] * 10
         assert [r.frame.arrival_s for r in replayed.results[24:27]] == pytest.approx([2.4, 2.52, 2.6])
