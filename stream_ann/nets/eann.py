@@ -12,6 +12,7 @@ from torch import nn
 from stream_ann.errors import UsageError, nearest
 from stream_ann.nets.checks import resolution
 from stream_ann.nets.contract import AnytimeNet, Member
+from stream_ann.nets.tying import tie
 
 __all__ = ["EANN", "MAX_MEMBERS", "MAX_TRUNKS"]
 
@@ -24,19 +25,27 @@ class EANN(AnytimeNet):
 
     A member is a trunk at a resolution. Several members may share a trunk: the same weights at a growing resolution are
     members of a growing cost. The trunk is then registered, stored and moved once, and its steps are the same objects
-    at every resolution.
+    at every resolution. Trunks of their own may still have parts in common: a trunk that was fine-tuned for one
+    resolution, but for its first blocks and its classifier, needs to store the others only.
 
     Args:
         trunks: The trunks by name: lower-case letters, digits, ``_`` and ``-``. Each is a net of one member, whose own
             resolution is ignored; all have the same classes.
         members: (name of a trunk, resolution in pixels) of each member in the order in which they run.
+        tied: By the name of a trunk, what it has in common with an earlier one: that one's name, and the names of
+            modules (``"stem"``, ``"blocks.0"``) whose parameters it takes over, see :func:`stream_ann.nets.tying.tie`.
 
     Raises:
         UsageError: No or too many trunks or members, a bad name, a trunk that does not fit, one that is unknown or not
-            used, or a member that occurs twice.
+            used, a member that occurs twice, or parts that cannot be tied.
     """
 
-    def __init__(self, trunks: Mapping[str, AnytimeNet], members: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        trunks: Mapping[str, AnytimeNet],
+        members: Sequence[tuple[str, int]],
+        tied: Mapping[str, tuple[str, Sequence[str]]] | None = None,
+    ) -> None:
         super().__init__()
         if not 1 <= len(trunks) <= MAX_TRUNKS:
             raise UsageError(f"an EANN of {len(trunks)} trunks", f"it must have 1 to {MAX_TRUNKS}")
@@ -71,6 +80,13 @@ class EANN(AnytimeNet):
         self.classes = next(iter(classes.values()))
         self.trunks = registered
         self._members = tuple(checked)
+        self._tied = {name: (source, tuple(parts)) for name, (source, parts) in (tied or {}).items()}
+        earlier = list(trunks)
+        for name, (source, parts) in self._tied.items():
+            if name not in trunks or source not in earlier[: earlier.index(name)]:
+                what = f"trunk {reprlib.repr(name)} is tied to {reprlib.repr(source)}"
+                raise UsageError(what, "tie a trunk to one that comes before it")
+            tie(trunks[name], trunks[source], parts)
 
     def members(self) -> Sequence[Member]:
         """The members, named e.g. ``"lite0@96"``."""
@@ -82,11 +98,14 @@ class EANN(AnytimeNet):
         """What :func:`stream_ann.nets.build` makes this net from, as plain JSON data."""
         from stream_ann.nets.registry import arch_of  # the registry imports this module
 
-        return {
+        arch: dict[str, Any] = {
             "name": "eann",
             "trunks": {name: arch_of(trunk) for name, trunk in self._trunks().items()},
             "members": [[name, resolution_px] for name, resolution_px in self._members],
         }
+        if self._tied:
+            arch["tied"] = {name: [source, list(parts)] for name, (source, parts) in self._tied.items()}
+        return arch
 
     def _trunks(self) -> dict[str, AnytimeNet]:
         return {name: trunk for name, trunk in self.trunks.items() if isinstance(trunk, AnytimeNet)}

@@ -36,6 +36,9 @@ __all__ = ["MAX_VALUES", "arch_of", "architectures", "build", "register"]
 MAX_VALUES = 200_000_000
 """Most parameters and buffer values that :func:`build` allocates: 800 MB in float32."""
 
+MAX_TIED_PARTS = 256
+"""Most parts that one trunk has in common with another."""
+
 _makers: dict[str, Callable[..., AnytimeNet]] = {}
 
 
@@ -118,7 +121,7 @@ def _make(arch: object, where: str) -> AnytimeNet:
         raise CardError(f"{where}: {error.what}", error.remedy) from error
 
 
-def _make_eann(trunks: Any, members: Any) -> EANN:
+def _make_eann(trunks: Any, members: Any, tied: Any = None) -> EANN:
     # Checked before any trunk is made: each takes some time, even without data.
     if not isinstance(trunks, Mapping) or not 1 <= len(trunks) <= MAX_TRUNKS:
         raise UsageError(f"trunks is {reprlib.repr(trunks)}", f"it must be an object of 1 to {MAX_TRUNKS} trunks")
@@ -126,13 +129,25 @@ def _make_eann(trunks: Any, members: Any) -> EANN:
     if not pairs or not all(isinstance(m, list | tuple) and len(m) == 2 and isinstance(m[0], str) for m in members):
         remedy = f"it must be a list of 1 to {MAX_MEMBERS} pairs [trunk, resolution_px]"
         raise UsageError(f"members is {reprlib.repr(members)}", remedy)
+    _check_tied({} if tied is None else tied)
     nets = {}
     for name, arch in trunks.items():
         where = f"arch.trunks[{reprlib.repr(name)}]"
         if isinstance(arch, Mapping) and arch.get("name") == "eann":
             raise CardError(f"{where}.name is 'eann'", "an EANN cannot be a trunk of another one")
         nets[name] = _make(arch, where)
-    return EANN(nets, [(name, resolution_px) for name, resolution_px in members])
+    return EANN(nets, [(name, resolution_px) for name, resolution_px in members], tied)
+
+
+def _check_tied(tied: Any) -> None:
+    """Raise UsageError unless ``tied`` is an object of [trunk, [parts]] by trunk: the names are checked by the EANN."""
+    fits = isinstance(tied, Mapping) and len(tied) <= MAX_TRUNKS
+    for value in tied.values() if fits else ():
+        fits &= isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)
+        fits = fits and isinstance(value[1], list | tuple) and len(value[1]) <= MAX_TIED_PARTS
+        fits = fits and all(isinstance(part, str) for part in value[1])
+    if not fits:
+        raise UsageError(f"tied is {reprlib.repr(tied)}", "it must be an object of [trunk, [parts of it]] by trunk")
 
 
 def _make_boosted(net: Any, shrink: Any = 0.5) -> Boosted:

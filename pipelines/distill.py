@@ -1,0 +1,384 @@
+"""Distilling: a member of an EANN learns, at the resolution that it runs at, to say what a better network says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from pipelines.signals import stop_on_signals
+from pipelines.train import CHECKPOINTS, TrainResult, checked_name, given_command
+from pipelines.train_start import Notes
+from pipelines.train_view import TrainView, duration
+from stream_ann import weights as weights_room
+from stream_ann.card import Card
+from stream_ann.engines import open_batch_engine
+from stream_ann.errors import UsageError
+from stream_ann.nets import EANN, AnytimeNet, arch_of
+from stream_ann.preprocess import Preprocessing
+from stream_ann.training.augment import Augment
+from stream_ann.training.checkpoint import LAST
+from stream_ann.training.data import Data, open_data
+from stream_ann.training.distributed import device_for
+from stream_ann.training.options import TrainOptions
+from stream_ann.training.own_trunk import count_norms, frozen, interpolate, own_trunk, with_own_trunk
+from stream_ann.training.stepper import normalised
+from stream_ann.training.taught import (
+    TaughtCrops,
+    Teach,
+    centre_crops,
+    joined_crops,
+    read_crops,
+    varied_crops,
+    write_crops,
+)
+from stream_ann.training.trainer import Trainer
+from stream_ann.whole_files import whole_file
+
+__all__ = ["RECIPE", "distill"]
+
+RECIPE: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "trunk_lr_factor": 0.1,
+    "weight_decay": 0.0,
+    "warmup": 0.1,
+    "clip": 1.0,
+    "weighting": "linear",
+    "freeze_norms": True,
+    "distill": 1.0,
+    "temperature": 1.0,
+}
+"""What holds unless something else is asked for. Batch norms stay frozen: counted anew on other images than those that
+the network was made with, they cost more than training gains."""
+
+_CROP_SCALE = (0.35, 1.0)
+_NORM_BATCHES = 40
+
+
+def distill(
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str],
+    member: str,
+    weights: str | os.PathLike[str] = "imagenet",
+    teacher: str | os.PathLike[str] | None = None,
+    exits: Sequence[int] | None = None,
+    called: str | None = None,
+    keep_blocks: int = 0,
+    crops: int = 2,
+    limit_per_class: int | None = None,
+    crop_px: int | None = None,
+    taught: str | os.PathLike[str] | None = None,
+    share: float = 1.0,
+    val_fraction: float = 0.05,
+    name: str | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    console: Console | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Give a member of an EANN a trunk of its own, and train it to say what a teacher says about the same pictures.
+
+    The pictures need no labels and may be of anything; what the member learns is the teacher's whole distribution over
+    the classes. The teacher runs once for each crop, and its answers are kept. The last classifier stays as it is, and
+    so may the first blocks: what stays is stored once for both trunks.
+
+    Args:
+        images: Folders as :func:`stream_ann.training.data.open_data` takes them, ``FOLDER`` or ``FOLDER:COUNT`` for at
+            most so many images of each of its classes. Nothing is made of the names of the classes.
+        out: Folder for the new weights and their card, ``history.json``, the crops and the checkpoints.
+        member: Name of the member, e.g. ``"lite0@96"``.
+        weights: Name or path of the weights that it belongs to.
+        teacher: Name or path of weights whose last exit teaches; by default the same weights.
+        exits: Numbers of the blocks behind which the member has auxiliary exits; None for those that it has.
+        called: Name of the new trunk; by default that of the old one with its resolution.
+        keep_blocks: How many of the first blocks stay as they are.
+        crops: Crops of each image.
+        limit_per_class: At most so many images of each class, in folders without a count of their own.
+        crop_px: Side at which crops are kept; by default the member's resolution. More lets members of other
+            resolutions be trained on the same crops.
+        taught: Folder where crops and answers are kept for this run and others; by default in ``out``.
+        share: How much of the change is kept in the end, 0 to 1, of the weights that were there before.
+        val_fraction: Share of the images that is held out.
+        name: Name of the new weights; by default that of the folder.
+        resume: Go on from the folder's last checkpoint, if there is one. All other arguments must be as they were.
+        seed: What every random choice follows from.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        console: Where progress is shown; None for nowhere.
+        options: Fields of :class:`stream_ann.training.options.TrainOptions` other than those in :data:`RECIPE`.
+
+    Returns:
+        The result; in its history, accuracy is agreement with the teacher on the images held out.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        SourceError: A folder cannot be used.
+        WeightsError: Weights cannot be used.
+        TrainingError: The run diverged, or crops or checkpoint are of another run.
+        DeviceError: The device cannot be used.
+        OutputError: Something cannot be written.
+    """
+    if not images:
+        raise UsageError("no images to distil on", "name at least one folder")
+    if not 0 <= share <= 1:
+        raise UsageError(f"share is {share}", "it must be from 0 to 1")
+    if crops < 1:
+        raise UsageError(f"{crops} crops of each image", "it must be at least 1")
+    folder = Path(out)
+    name = checked_name(name, folder)
+    base = weights_room.load(weights)
+    teaching = base if teacher is None else weights_room.load(teacher)
+    if teaching.card.classes != base.card.classes:
+        raise UsageError(f"the teacher '{teaching.card.name}' was trained for other classes", "take another teacher")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student, fresh = own_trunk(base.net, member, exits=exits)
+    start, _ = own_trunk(base.net, member, exits=exits)
+    shared = frozen(student, keep_blocks)
+    resolution_px = student.members()[0].resolution_px
+    chosen = TrainOptions(**{**RECIPE, **{k: v for k, v in options.items() if v is not None}}, seed=seed, device=device)
+    if (folder / CHECKPOINTS / LAST).exists() and not resume:
+        raise UsageError(f"there is a training run in '{folder}' already", "resume it, or give another folder")
+    where = device_for(device)
+
+    with TrainView(console) as view:
+        notes = Notes(view)
+        source = _Source(
+            teaching,
+            crops=crops,
+            crop_px=crop_px or resolution_px,
+            val_fraction=val_fraction,
+            seed=seed,
+            folder=folder / "crops" if taught is None else Path(taught),
+            device=device,
+        )
+        parts = [source.parts(spec, limit_per_class, view) for spec in images]
+        train, val = (joined_crops([pair[i] for pair in parts]) for i in (0, 1))
+        data = Data(base.card.name, train.split(base.card.classes), val.split(base.card.classes))
+        notes.add(f"{len(train):,} crops to train {member} on, {len(val):,} images held out, on {where}")
+
+        preprocessing = dataclasses.replace(base.card.preprocessing, crop=1.0)
+        # flips alone: the teacher's answers are about these very crops
+        augment = Augment(flip=0.5, interpolation=preprocessing.interpolation)
+        count_norms(student, fresh, _some(data, preprocessing, resolution_px, chosen, augment))
+        trainer = Trainer(
+            student,
+            data,
+            preprocessing,
+            chosen,
+            folder=folder / CHECKPOINTS,
+            augment=augment,
+            teacher=train.answers,
+            full_rate=fresh & {key for key, _ in student.named_parameters()},
+            on_epoch=lambda record: view.epoch(record, chosen.epochs, student.plan().exit_names),
+            on_progress=view.progress,
+        )
+        with ExitStack() as stack:
+            stack.enter_context(stop_on_signals(trainer.stop))
+            history = trainer.run(resume=resume)
+        if history.interrupted:
+            notes.add(f"interrupted; the checkpoint is in '{folder / CHECKPOINTS}': go on with --resume")
+            return TrainResult(history, None, None, None, tuple(notes.lines))
+
+        trained = trainer.trained()
+        interpolate(trained, start, share, fresh)
+        old = member.partition("@")[0]
+        called = called or f"{old}-{resolution_px}"
+        net = with_own_trunk(base.net, member, trained, name=called, shared=shared)
+        about = {
+            "kind": "distilled",
+            "command": given_command(),
+            "data": ", ".join(Path(os.fspath(spec)).name for spec in images),
+            "crops": len(train),
+            "member": member,
+            "teacher": {"name": teaching.card.name, "exit": teaching.plan.exit_names[-1]},
+            "share": share,
+            "seed": seed,
+            "options": {key: value for key, value in chosen.decisive().items() if key != "seed"},
+            "agreement_held_out": [round(value, 4) for value in history.records[-1].val_accuracy],
+            "init": {"name": base.card.name, "sha256": base.card.file.sha256, **dict(base.card.training)},
+            "torch": torch.__version__,
+        }
+        card = _save(net, base, member, folder / name, about)
+        with whole_file(folder / "history.json") as file:
+            told = {**history.as_dict(), "options": chosen.as_dict()}
+            file.write((json.dumps(told, indent=2) + "\n").encode())
+        seconds = sum(record.train_s for record in history.records)
+        notes.add(f"trained for {duration(seconds)}; weights and card are '{folder / name}.safetensors' and '.json'")
+    return TrainResult(history, card, folder / f"{name}.json", None, tuple(notes.lines))
+
+
+class _Source:
+    """Makes the crops of one folder after another, or finds those that were made before."""
+
+    def __init__(
+        self,
+        teaching: weights_room.Weights,
+        *,
+        crops: int,
+        crop_px: int,
+        val_fraction: float,
+        seed: int,
+        folder: Path,
+        device: str,
+    ) -> None:
+        self._teaching = teaching
+        self._crops, self._crop_px = crops, crop_px
+        self._val_fraction, self._seed = val_fraction, seed
+        self._folder, self._device = folder, device
+        self._teach: Teach | None = None
+
+    def parts(
+        self, spec: str | os.PathLike[str], limit: int | None, view: TrainView
+    ) -> tuple[TaughtCrops, TaughtCrops]:
+        """Crops to train on, and centre squares to validate on."""
+        text, colon, count = os.fspath(spec).rpartition(":")
+        path, limit = (text, int(count)) if colon and count.isdecimal() else (os.fspath(spec), limit)
+        preprocessing = self._teaching.card.preprocessing
+        teacher_px = self._teaching.plan.steps[-1].resolution_px
+        about: dict[str, object] = {
+            "images": Path(path).name,
+            "limit_per_class": limit,
+            "crops": self._crops,
+            "crop_px": self._crop_px,
+            "crop_scale": list(_CROP_SCALE),
+            "val_fraction": self._val_fraction,
+            "seed": self._seed,
+            "teacher": self._teaching.card.file.sha256,
+        }
+        files = [self._folder / f"{_file_name(path, limit)}-{part}.safetensors" for part in ("train", "val")]
+        if all(file.exists() for file in files):
+            train, val = (read_crops(file, about={**about, "part": i}) for i, file in enumerate(files))
+            return train, val
+        data = open_data(
+            path,
+            val_fraction=self._val_fraction,
+            seed=self._seed,
+            limit_per_class=limit,
+            short_side_px=math.ceil(1.25 * teacher_px),
+            progress=view.stage("reading"),
+        )
+        teach = self._teacher()
+        val = centre_crops(
+            data.val,
+            teach,
+            crop=preprocessing.crop,
+            interpolation=preprocessing.interpolation,
+            resolution_px=self._crop_px,
+            teacher_px=teacher_px,
+        )
+        train = varied_crops(
+            data.train,
+            teach,
+            crops=self._crops,
+            resolution_px=self._crop_px,
+            teacher_px=teacher_px,
+            augment=Augment(flip=0.5, crop_scale=_CROP_SCALE, interpolation=preprocessing.interpolation),
+            seed=self._seed,
+            on_progress=view.stage("asking the teacher"),
+        )
+        for i, (made, file) in enumerate(zip((train, val), files, strict=True)):
+            write_crops(made, file, about={**about, "part": i})
+        return train, val
+
+    def _teacher(self) -> Teach:
+        """The last member alone, in the fastest engine there is; its answers are the logarithms of probabilities."""
+        if self._teach is None:
+            net, card = self._teaching.net, self._teaching.card
+            last = _last_member(net)
+            engine = open_batch_engine(last, card.preprocessing, device=self._device)
+
+            def teach(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+                batch = engine.open(squares)
+                for step in range(len(engine.plan)):
+                    probabilities = engine.run(step, batch)
+                return np.log(np.maximum(probabilities, np.float32(1e-30)))
+
+            self._teach = teach
+        return self._teach
+
+
+def _last_member(net: AnytimeNet) -> AnytimeNet:
+    if not isinstance(net, EANN):
+        return net
+    name, resolution_px = arch_of(net)["members"][-1]
+    trunk = net.trunks[name]
+    assert isinstance(trunk, AnytimeNet)
+    return EANN({name: trunk}, [(name, resolution_px)]).eval()
+
+
+def _file_name(path: str, limit: int | None) -> str:
+    whole = Path(path).resolve()
+    return f"{whole.parent.name}-{whole.name}-{limit or 'all'}".strip("-")
+
+
+def _some(
+    data: Data, preprocessing: Preprocessing, resolution_px: int, options: TrainOptions, augment: Augment
+) -> Iterator[Tensor]:
+    batches = data.train.train_batches(
+        0,
+        batch_size=min(options.batch_size, len(data.train)),
+        resolution_px=resolution_px,
+        seed=options.seed,
+        device=torch.device("cpu"),
+        augment=augment,
+    )
+    for batch, _ in zip(batches, range(_NORM_BATCHES), strict=False):
+        yield normalised(batch.images, preprocessing)
+
+
+def _save(net: EANN, base: weights_room.Weights, member: str, target: Path, about: dict[str, Any]) -> Card:
+    """Write the weights; what the card said of members that are as they were still holds."""
+    plan, card = net.plan(), base.card
+    names = plan.exit_names
+    number = next(i for i, m in enumerate(base.net.members()) if m.name == member)
+    known = {step.name: i for i, step in enumerate(card.steps)}
+    mixing = None
+    if card.readout_weights is not None:
+        last = max(i for i, step in enumerate(card.steps) if step.member == number)
+        own = [i for i, step in enumerate(plan.steps) if step.member == number]
+        mixing = [
+            card.readout_weights[known[n]] if n in known else card.readout_weights[last] * 0.5 ** (own[-1] - i)
+            for i, n in enumerate(names)
+        ]
+    saved = weights_room.save(
+        net,
+        target,
+        title=f"{card.name} with {member} distilled from {about['teacher']['exit']} ({', '.join(names)})",
+        description=(
+            f"The weights '{card.name}' whose member {member} has a trunk of its own, trained at that resolution to "
+            f"say what {about['teacher']['exit']} of '{about['teacher']['name']}' says about the same crops; the other "
+            f"members are as they were. {card.description}"
+        ),
+        classes=card.classes,
+        preprocessing=card.preprocessing,
+        training=about,
+        licence=card.licence,
+        sources=card.sources,
+        readout_weights=mixing,
+    )
+    kept = ("accuracy", "temperature", "threshold")
+    steps = tuple(
+        dataclasses.replace(step, **{key: getattr(card.steps[known[step.name]], key) for key in kept})
+        if step.name in known
+        else step
+        for step in saved.steps
+    )
+    saved = dataclasses.replace(saved, steps=steps, validation=card.validation)
+    weights_room.write_card(saved, target.with_name(target.name + ".json"))
+    return saved

@@ -1,0 +1,154 @@
+"""A trunk of its own for a member of an EANN: to be trained for its resolution, and with more exits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stream_ann.errors import UsageError, nearest
+from stream_ann.nets import EANN, AnytimeNet, build
+from stream_ann.training.checkpoint import tensors_of
+
+__all__ = ["count_norms", "frozen", "interpolate", "own_trunk", "with_own_trunk"]
+
+
+def own_trunk(net: AnytimeNet, member: str, *, exits: Sequence[int] | None = None) -> tuple[AnytimeNet, frozenset[str]]:
+    """A copy of the trunk that a member runs, made for the member's resolution.
+
+    Args:
+        net: An EANN.
+        member: The member's name, e.g. ``"lite0@96"``.
+        exits: Numbers of the blocks that the copy has auxiliary heads behind; None for the ones that it has.
+
+    Returns:
+        The copy, on the CPU, and the names of the parameters that are new in it: those of additional heads.
+
+    Raises:
+        UsageError: There is no such member, or exits cannot be added to its network.
+    """
+    name, resolution_px = _member(net, member)
+    arch = dict(net.arch["trunks"][name]) if isinstance(net, EANN) else {}
+    arch["resolution_px"] = resolution_px
+    if exits is not None:
+        if "exits" not in arch:
+            raise UsageError(f"exits cannot be added to a {arch['name']}", "take a member whose card lists exits")
+        arch["exits"] = list(exits)
+    assert isinstance(net, EANN)
+    trunk, old = build(arch), tensors_of(net.trunks[name])
+    with torch.no_grad():
+        for key, tensor in tensors_of(trunk).items():
+            if key in old:
+                tensor.copy_(old[key])
+    return trunk, frozenset(key for key in tensors_of(trunk) if key not in old)
+
+
+def frozen(trunk: AnytimeNet, blocks: int) -> tuple[str, ...]:
+    """Keep the stem, some blocks, and the last classifier of a trunk as they are: their parameters need no gradient.
+
+    The classifier holds one vector for each class. What is trained on some classes only cannot spoil those of others.
+
+    Args:
+        trunk: The trunk.
+        blocks: How many of the first blocks are kept; 0 for none, and neither the stem.
+
+    Returns:
+        The names of the parts that stay, which :func:`with_own_trunk` can leave to another trunk.
+
+    Raises:
+        UsageError: There are not as many blocks, or the network has no stem and blocks.
+    """
+    names = dict(trunk.named_modules())
+    known = [key for key in names if key.startswith("blocks.") and key.count(".") == 1]
+    if blocks >= max(1, len(known)):
+        raise UsageError(f"{blocks} blocks to keep as they are", f"the network has {len(known)}: leave some to train")
+    linear = [key for key, module in names.items() if isinstance(module, nn.Linear)]
+    parts = [*(["stem"] if blocks else []), *(f"blocks.{i}" for i in range(blocks)), *linear[-1:]]
+    for part in parts:
+        trunk.get_submodule(part).requires_grad_(False)
+    return tuple(parts)
+
+
+def with_own_trunk(net: AnytimeNet, member: str, trunk: AnytimeNet, *, name: str, shared: Sequence[str] = ()) -> EANN:
+    """An EANN like another one, in which a member runs another trunk.
+
+    Args:
+        net: The EANN; its other trunks are used, not copied.
+        member: The member's name.
+        trunk: What it runs.
+        name: What the trunk is called.
+        shared: Parts that are the same as in the trunk that it ran so far: they are stored once, if that still runs.
+
+    Raises:
+        UsageError: There is no such member, or the name is taken.
+    """
+    old, resolution_px = _member(net, member)
+    assert isinstance(net, EANN)
+    arch = net.arch
+    if name in arch["trunks"] and name != old:
+        raise UsageError(f"there is a trunk '{name}' already", "choose another name")
+    members = [(name, px) if (t, px) == (old, resolution_px) else (t, px) for t, px in arch["members"]]
+    used = {t for t, _ in members}
+    trunks: dict[str, AnytimeNet] = {}
+    for key in arch["trunks"]:
+        kept = net.trunks[key]
+        if key in used and key != name and isinstance(kept, AnytimeNet):
+            trunks[key] = kept
+    trunks[name] = trunk
+    tied = {key: (source, parts) for key, (source, parts) in arch.get("tied", {}).items() if {key, source} <= used}
+    if old in trunks and old != name and shared:
+        tied[name] = (old, list(shared))
+    return EANN(trunks, members, tied).eval()
+
+
+def interpolate(net: AnytimeNet, start: AnytimeNet, share: float, fresh: Iterable[str] = ()) -> None:
+    """Move the weights of a fine-tuned net part of the way back to where they started (Wortsman et al., 2109.01903).
+
+    What fine-tuning on a narrow set of images forgets of others, it forgets fast; what it gains, it mostly keeps.
+
+    Args:
+        net: The net, changed in place.
+        start: What it was fine-tuned from; tensors that this does not have, or of another shape, stay.
+        share: How much of the way from ``start`` is kept, 0 to 1.
+        fresh: Names of tensors that began anew, and stay.
+    """
+    old, spared = tensors_of(start), set(fresh)
+    with torch.no_grad():
+        for name, tensor in tensors_of(net).items():
+            if name in old and name not in spared and old[name].shape == tensor.shape and tensor.is_floating_point():
+                tensor.copy_(torch.lerp(old[name], tensor, share))
+
+
+def count_norms(trunk: AnytimeNet, fresh: Iterable[str], batches: Iterable[Tensor]) -> None:
+    """Let the batch norms of new heads see what comes in, so that they can be frozen from the start.
+
+    Args:
+        trunk: The trunk; evaluation mode afterwards.
+        fresh: Names of its new parameters.
+        batches: Normalised images, float32 [B, 3, R, R].
+    """
+    owners = {name.rpartition(".")[0] for name in fresh}
+    norms = [m for name, m in trunk.named_modules() if name in owners and isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    trunk.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+        norm.train()
+    with torch.no_grad():
+        for images in batches:
+            trunk(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    trunk.eval()
+
+
+def _member(net: AnytimeNet, member: str) -> tuple[str, int]:
+    """Trunk and resolution of a member."""
+    if not isinstance(net, EANN):
+        raise UsageError(f"a {type(net).__name__} has no members to choose from", "take an EANN, such as imagenet")
+    members = {f"{name}@{px}": (str(name), int(px)) for name, px in net.arch["members"]}
+    if member not in members:
+        raise UsageError(f"no member is called '{member}'", nearest(member, members))
+    return members[member]
