@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.agreement import batches, images_in, labels_of, spread
 from stream_ann.errors import UsageError
-from stream_ann.preprocess import preprocess
+from stream_ann.nets import Member
+from stream_ann.preprocess import Preprocessing, preprocess
 from stream_ann.training.outputs import Outputs
 from stream_ann.weights import Weights
 
-__all__ = ["WORDNET_IDS", "Part", "labelled", "outputs_of"]
+__all__ = ["WORDNET_IDS", "Part", "labelled", "logits_of", "outputs_of"]
 
 WORDNET_IDS = Path(__file__).resolve().parent.parent / "stream_ann" / "assets" / "imagenet-wordnet-ids.tsv"
 
@@ -66,33 +69,69 @@ def outputs_of(weights: Weights, part: Part, *, batch_size: int = 16, keep: Path
         weights: What is run.
         part: The images.
         batch_size: Images in a batch.
-        keep: Folder where logits are kept as float16 for the next time.
+        keep: Folder where logits are kept as float16 for the next time, member by member: what two weights files have
+            in common runs once.
     """
-    name = f"{weights.card.file.sha256[:8]}-{part.name.replace('/', '-')}-{part.per_class or 'all'}.npz"
-    if keep is not None and (keep / name).exists():
-        with np.load(keep / name) as kept:
-            return Outputs(torch.from_numpy(kept["logits"].astype(np.float32)), torch.from_numpy(kept["labels"]))
     paths, labels = labelled(part, weights)
-    rows = []
-    for batch in batches(paths, batch_size):
-        rows.append(_logits(weights, batch))
-        print(f"\r{sum(row.shape[1] for row in rows)}/{len(paths)} images", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)  # ends the line of the progress
-    logits = np.concatenate(rows, axis=1)
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        np.savez(keep / name, logits=logits.astype(np.float16), labels=labels)
-    return Outputs(torch.from_numpy(logits), torch.from_numpy(labels))
+    logits = logits_of(weights, paths, f"{part.name}-{part.per_class or 'all'}", batch_size=batch_size, keep=keep)
+    return Outputs(logits, torch.from_numpy(labels))
+
+
+def logits_of(
+    weights: Weights, paths: Sequence[Path], called: str, *, batch_size: int = 16, keep: Path | None = None
+) -> Tensor:
+    """The logits of every exit for images, float32 [exits, images, classes].
+
+    Args:
+        weights: What is run.
+        paths: The images.
+        called: What to call them where logits are kept.
+        batch_size, keep: As in :func:`outputs_of`.
+    """
+    found: dict[int, NDArray[np.float32]] = {}
+    files: dict[int, Path] = {}
+    members = weights.net.members()
+    for number, member in enumerate(members):
+        if keep is not None:
+            files[number] = keep / f"{_fingerprint(member)}-{called.replace('/', '-')}.npz"
+            if files[number].exists():
+                with np.load(files[number]) as kept:
+                    found[number] = kept["logits"].astype(np.float32)
+    missing = [number for number in range(len(members)) if number not in found]
+    rows: dict[int, list[NDArray[np.float32]]] = {number: [] for number in missing}
+    done = 0
+    for batch in batches(paths, batch_size) if missing else ():
+        for number in missing:
+            rows[number].append(_logits(members[number], weights.card.preprocessing, batch))
+        done += len(batch)
+        print(f"\r{done}/{len(paths)} images", end="", file=sys.stderr, flush=True)
+    if missing:
+        print(file=sys.stderr)  # ends the line of the progress
+    for number in missing:
+        found[number] = np.concatenate(rows[number], axis=1)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            np.savez(files[number], logits=found[number].astype(np.float16))
+    return torch.from_numpy(np.concatenate([found[number] for number in range(len(members))]))
 
 
 @torch.inference_mode()
-def _logits(weights: Weights, batch: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """float32 [exits, images, classes]."""
+def _logits(member: Member, preprocessing: Preprocessing, batch: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Of a member's exits, float32 [exits, images, classes]."""
     exits = []
-    for member in weights.net.members():
-        sized = torch.cat([preprocess(image, member.resolution_px, weights.card.preprocessing) for image in batch])
-        state: tuple[torch.Tensor, ...] = ()
-        for step in member.steps:
-            state, logits = step(sized, state)
-            exits.append(logits.numpy())
+    sized = torch.cat([preprocess(image, member.resolution_px, preprocessing) for image in batch])
+    state: tuple[Tensor, ...] = ()
+    for step in member.steps:
+        state, logits = step(sized, state)
+        exits.append(logits.numpy())
     return np.stack(exits)
+
+
+def _fingerprint(member: Member) -> str:
+    """Names a member by all that its answers depend on."""
+    digest = hashlib.sha256(str(member.resolution_px).encode())
+    for step in member.steps:
+        for name, tensor in step.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -8,6 +8,7 @@ import typer
 
 from commands.about import doctor, sources
 from commands.bench import bench
+from commands.distill import distill
 from commands.evaluate import evaluate
 from commands.label import label
 from commands.live import live
@@ -25,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Classify live video with an anytime neural network: a label at once, refined until the next frame arrives.",
 )
-for command in (live, label, bench, train, evaluate, sources, doctor):
+for command in (live, label, bench, train, distill, evaluate, sources, doctor):
     app.command()(command)
 app.add_typer(weights_app, name="weights")
 

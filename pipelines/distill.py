@@ -31,6 +31,7 @@ from stream_ann.training.augment import Augment
 from stream_ann.training.checkpoint import LAST
 from stream_ann.training.data import Data, open_data
 from stream_ann.training.distributed import device_for
+from stream_ann.training.images import usable_cpus
 from stream_ann.training.options import TrainOptions
 from stream_ann.training.own_trunk import count_norms, frozen, interpolate, own_trunk, with_own_trunk
 from stream_ann.training.stepper import normalised
@@ -86,6 +87,7 @@ def distill(
     share: float = 1.0,
     val_fraction: float = 0.05,
     name: str | None = None,
+    data_name: str | None = None,
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -116,6 +118,7 @@ def distill(
         share: How much of the change is kept in the end, 0 to 1, of the weights that were there before.
         val_fraction: Share of the images that is held out.
         name: Name of the new weights; by default that of the folder.
+        data_name: What the card calls the images; by default the names of the folders.
         resume: Go on from the folder's last checkpoint, if there is one. All other arguments must be as they were.
         seed: What every random choice follows from.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
@@ -201,9 +204,10 @@ def distill(
         called = called or f"{old}-{resolution_px}"
         net = with_own_trunk(base.net, member, trained, name=called, shared=shared)
         about = {
-            "kind": "distilled",
+            "kind": "trained",
+            "method": "distilled",
             "command": given_command(),
-            "data": ", ".join(Path(os.fspath(spec)).name for spec in images),
+            "data": data_name or ", ".join(Path(os.fspath(spec)).name for spec in images),
             "crops": len(train),
             "member": member,
             "teacher": {"name": teaching.card.name, "exit": teaching.plan.exit_names[-1]},
@@ -301,7 +305,7 @@ class _Source:
         if self._teach is None:
             net, card = self._teaching.net, self._teaching.card
             last = _last_member(net)
-            engine = open_batch_engine(last, card.preprocessing, device=self._device)
+            engine = open_batch_engine(last, card.preprocessing, device=self._device, threads=usable_cpus())
 
             def teach(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
                 batch = engine.open(squares)

@@ -1,0 +1,94 @@
+"""``stream-ann distill``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.shared import reported, say_data
+
+__all__ = ["distill"]
+
+
+@reported
+def distill(
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Folders of folders of images: FOLDER, or FOLDER:COUNT for so many of each folder in it."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for weights, card, crops, checkpoints.", file_okay=False)],
+    member: Annotated[str, typer.Option(help="The member to train.")] = "lite0@96",
+    weights: Annotated[str, typer.Option(help="The weights that it belongs to.")] = "imagenet",
+    teacher: Annotated[
+        str | None, typer.Option(help="Weights whose last exit teaches; by default the same weights.")
+    ] = None,
+    exits: Annotated[
+        str | None,
+        typer.Option(help="Blocks behind which the member has exits, such as 7,10."),
+    ] = None,
+    called: Annotated[str | None, typer.Option(help="Name of the member's own trunk.")] = None,
+    keep_blocks: Annotated[int, typer.Option(min=0, help="So many of the first blocks stay as they are.")] = 0,
+    crops: Annotated[int, typer.Option(min=1, help="Crops of each image.")] = 2,
+    crop_px: Annotated[
+        int | None, typer.Option(min=8, help="Side at which crops are kept; by default the member's resolution.")
+    ] = None,
+    taught: Annotated[
+        Path | None, typer.Option(help="Folder of crops and answers, for several runs.", file_okay=False)
+    ] = None,
+    share: Annotated[float, typer.Option(help="How much of the change to the weights is kept in the end.")] = 1.0,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Crops in each iteration.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate of new heads; the rest has a tenth.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="What softens the answers that are matched.")] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of the images that is held out.")] = 0.05,
+    name: Annotated[str | None, typer.Option(help="Name of the weights; by default the folder's.")] = None,
+    data_name: Annotated[str | None, typer.Option(help="What the card calls the images.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+) -> None:
+    """Train one member at its resolution to say what a better network says about the same pictures; no labels needed.
+
+    Example: stream-ann distill frames --member lite0@96 --exits 10 --out better-imagenet
+    """
+    from rich.console import Console
+
+    from pipelines.distill import distill as run
+    from stream_ann.errors import UsageError
+
+    blocks = None
+    if exits is not None:
+        words = [word.strip() for word in exits.split(",") if word.strip()]
+        if not all(word.isdecimal() for word in words):
+            raise UsageError(f"'{exits}' are not numbers of blocks", "write such as --exits 7,10")
+        blocks = [int(word) for word in words]
+    result = run(
+        images,
+        out=out,
+        member=member,
+        weights=weights,
+        teacher=teacher,
+        exits=blocks,
+        called=called,
+        keep_blocks=keep_blocks,
+        crops=crops,
+        crop_px=crop_px,
+        taught=taught,
+        share=share,
+        val_fraction=val_fraction,
+        name=name,
+        data_name=data_name,
+        seed=seed,
+        device=device,
+        resume=resume,
+        console=Console(stderr=True),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        temperature=temperature,
+    )
+    if result.path is None:
+        raise typer.Exit(130)
+    say_data(str(result.path))

@@ -1,0 +1,248 @@
+"""Distilling a member of an EANN, from crops that a teacher has answered to weights with a card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.distill import distill
+from stream_ann import weights as weights_room
+from stream_ann.engines.folding import fold_batch_norms
+from stream_ann.errors import CardError, TrainingError, UsageError
+from stream_ann.nets import EANN, Lite, arch_of, build
+from stream_ann.preprocess import Preprocessing
+from stream_ann.training.augment import Augment
+from stream_ann.training.data import open_data
+from stream_ann.training.own_trunk import interpolate, own_trunk, with_own_trunk
+from stream_ann.training.taught import TaughtCrops, centre_crops, read_crops, varied_crops, write_crops
+from tests.datasets import image_folder
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel")
+SMALL = {"batch_size": 8, "epochs": 2, "crops": 1, "val_fraction": 0.25, "device": "cpu"}
+
+
+def eann(seed: int = 0) -> EANN:
+    torch.manual_seed(seed)
+    net = EANN({"lite0": Lite(0, classes=len(CLASSES))}, [("lite0", 32), ("lite0", 64)])
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "base"
+    weights_room.save(
+        eann(),
+        path,
+        title="base",
+        description="For a test.",
+        classes=CLASSES,
+        preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3),
+        training={"kind": "converted"},
+        licence="Apache-2.0",
+        sources=["somebody"],
+        accuracies=[0.25, 0.5],
+        readout_weights=[1.0, 2.0],
+    )
+    return path.with_suffix(".json")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return image_folder(tmp_path_factory.mktemp("pictures"), {"red": 8, "green": 8, "blue": 8})
+
+
+def by_brightness(squares: np.ndarray) -> np.ndarray:
+    """A teacher whose answer says which crop it has seen."""
+    mean = squares.astype(np.float32).mean((1, 2, 3))
+    return np.stack([mean, -mean, mean / 2, mean * 0, mean * 0], axis=1)
+
+
+class TestCrops:
+    def test_each_crop_lies_beside_the_answer_to_it(self, folder):
+        split = open_data(folder, val_fraction=0.25).train
+        augment = Augment(flip=0.5, crop_scale=(0.2, 1.0))
+        made = varied_crops(
+            split, by_brightness, crops=2, resolution_px=16, teacher_px=32, augment=augment, seed=0, batch_size=6
+        )
+        assert made.pixels.shape == (36, 16, 16, 3)
+        assert made.pixels.dtype == torch.uint8
+        seen = made.pixels.float().mean((1, 2, 3))
+        assert torch.allclose(seen, made.answers[:, 0].float(), atol=1.0)
+        assert len(set(made.answers[:, 0].tolist())) > 30  # crops differ
+        again = varied_crops(
+            split, by_brightness, crops=2, resolution_px=16, teacher_px=32, augment=augment, seed=0, batch_size=6
+        )
+        assert again.pixels.equal(made.pixels)
+
+    def test_centre_crops_are_in_the_order_of_the_images(self, folder):
+        split = open_data(folder, val_fraction=0.25).val
+        told = []
+        made = centre_crops(
+            split,
+            by_brightness,
+            crop=1.0,
+            interpolation="bicubic",
+            resolution_px=16,
+            teacher_px=16,
+            batch_size=4,
+            on_progress=lambda done, total: told.append((done, total)),
+        )
+        whole = next(split.eval_batches(batch_size=len(split), resolution_px=16, device=torch.device("cpu"), crop=1.0))
+        assert made.pixels.equal(whole.images.permute(0, 2, 3, 1))
+        assert told[-1] == (len(split), len(split))
+
+    def test_kept_crops_are_those_of_the_same_arguments_only(self, tmp_path):
+        crops = TaughtCrops(torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.arange(6.0).reshape(3, 2).half())
+        path = tmp_path / "deep" / "crops.safetensors"
+        write_crops(crops, path, about={"seed": 0})
+        assert read_crops(path, about={"seed": 0}).answers.equal(crops.answers)
+        with pytest.raises(TrainingError, match="made otherwise"):
+            read_crops(path, about={"seed": 1})
+
+    def test_labels_are_what_the_teacher_thinks_most_likely(self):
+        crops = TaughtCrops(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.tensor([[0.0, 2.0], [3.0, 1.0]]))
+        assert crops.split(["a", "b"]).labels.tolist() == [1, 0]
+
+
+class TestOwnTrunk:
+    def test_the_copy_answers_as_the_member_did_and_its_new_exit_is_fresh(self):
+        net = eann()
+        trunk, fresh = own_trunk(net, "lite0@32", exits=[4])
+        assert trunk.members()[0].resolution_px == 32
+        assert {name.split(".")[:2][1] for name in fresh} == {"4"}
+        images = torch.randn(2, 3, 32, 32)
+        trunk.eval()
+        with torch.no_grad():
+            old = net.members()[0].steps[-1](images, ())[1]
+            assert torch.allclose(trunk(images)[-1], old, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("member", "exits", "what"),
+        [("lite0@96", [4], "no member is called 'lite0@96'"), ("lite0@32", [15], "exits is")],
+    )
+    def test_refusals(self, member, exits, what):
+        with pytest.raises((UsageError, CardError), match=what):
+            own_trunk(eann(), member, exits=exits)
+
+    def test_other_members_keep_theirs_and_common_parts_are_one(self):
+        net = eann()
+        trunk, _ = own_trunk(net, "lite0@32")
+        made = with_own_trunk(net, "lite0@32", trunk, name="low", shared=["stem", "blocks.0"])
+        assert made.plan().exit_names == ("low@32", "lite0@64")
+        assert trunk.stem[0].weight is net.trunks["lite0"].stem[0].weight
+        assert trunk.blocks[1].expand[0].weight is not net.trunks["lite0"].blocks[1].expand[0].weight
+        rebuilt = build(arch_of(made))
+        assert rebuilt.trunks["low"].stem[0].weight is rebuilt.trunks["lite0"].stem[0].weight
+        assert arch_of(rebuilt) == arch_of(made)
+
+    def test_folding_leaves_common_parts_as_they_answer(self):
+        net = eann()
+        trunk, _ = own_trunk(net, "lite0@32")
+        made = with_own_trunk(net, "lite0@32", trunk, name="low", shared=["stem", "blocks.0"])
+        images = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            before = made(images)
+            after = fold_batch_norms(made)(images)
+        for one, other in zip(before, after, strict=True):
+            assert torch.allclose(one, other, atol=1e-4)
+
+    def test_the_last_trunk_of_a_name_is_replaced(self):
+        net = eann()
+        single = EANN({"lite0": net.trunks["lite0"]}, [("lite0", 32)])
+        trunk, _ = own_trunk(single, "lite0@32", exits=[4])
+        made = with_own_trunk(single, "lite0@32", trunk, name="lite0", shared=["stem"])
+        assert made.plan().exit_names == ("lite0@32 1", "lite0@32 2")
+        assert "tied" not in arch_of(made)
+
+    @pytest.mark.parametrize(
+        "tied",
+        [
+            {"low": ["lite0", ["stem.9"]]},
+            {"low": ["lite0", [""]]},
+            {"low": ["lite0", ["blocks.1.expand.conv", 3]]},
+            {"low": ["nobody", ["stem"]]},
+            {"lite0": ["low", ["stem"]]},
+            {"low": "lite0"},
+            ["low"],
+        ],
+    )
+    def test_cards_with_impossible_ties_are_refused(self, tied):
+        lite = {"name": "efficientnet-lite0", "classes": 3}
+        arch = {"name": "eann", "trunks": {"lite0": lite, "low": lite}, "members": [["low", 32], ["lite0", 64]]}
+        build({**arch, "tied": {"low": ["lite0", ["stem"]]}}, device="meta")
+        with pytest.raises(CardError, match="tie"):
+            build({**arch, "tied": tied}, device="meta")
+
+    def test_parts_of_another_shape_cannot_be_tied(self):
+        lite = {"name": "efficientnet-lite0", "classes": 3}
+        trunks = {"lite0": lite, "low": {**lite, "name": "efficientnet-lite2"}}
+        arch = {"name": "eann", "trunks": trunks, "members": [["low", 32], ["lite0", 64]]}
+        with pytest.raises(CardError, match="differ in shape"):
+            build({**arch, "tied": {"low": ["lite0", ["blocks.6"]]}}, device="meta")
+
+    def test_interpolation_goes_part_of_the_way_back(self):
+        start, end = Lite(0, classes=3), Lite(0, classes=3)
+        before, after = start.stem[0].weight.clone(), end.stem[0].weight.clone()
+        interpolate(end, start, 0.25, fresh=["heads.15.linear.weight"])
+        assert torch.allclose(end.stem[0].weight, 0.75 * before + 0.25 * after, atol=1e-6)
+        assert not torch.allclose(end.heads["15"].linear.weight, start.heads["15"].linear.weight, atol=1e-3)
+
+
+class TestDistill:
+    def test_weights_whose_other_members_are_as_they_were(self, base, folder, tmp_path):
+        out = tmp_path / "better"
+        result = distill(
+            [f"{folder}:8"], out=out, weights=base, member="lite0@32", exits=[4], called="low", keep_blocks=2, **SMALL
+        )
+        assert all(check.ok for check in weights_room.verify(out))
+        old, new = weights_room.load(base), weights_room.load(out)
+        assert new.plan.exit_names == ("low@32 1", "low@32 2", "lite0@64")
+        assert new.card == result.card
+        assert new.card.readout_weights == (0.5, 1.0, 2.0)
+        assert new.card.accuracies == (None, None, 0.5)
+        assert new.card.training["method"] == "distilled"
+        assert new.card.training["crops"] == 16
+        assert str(tmp_path) not in (out / "better.json").read_text()
+        # what was kept is stored once
+        low = new.net.trunks["low"]
+        assert low.stem[0].weight is new.net.trunks["lite0"].stem[0].weight
+        assert low.heads["15"].linear.weight is new.net.trunks["lite0"].heads["15"].linear.weight
+        assert low.blocks[2].expand[0].weight is not new.net.trunks["lite0"].blocks[2].expand[0].weight
+        assert not low.blocks[2].expand[0].weight.equal(new.net.trunks["lite0"].blocks[2].expand[0].weight)
+        for name, tensor in old.net.trunks["lite0"].state_dict().items():
+            assert new.net.trunks["lite0"].state_dict()[name].equal(tensor), name
+        epochs = json.loads((out / "history.json").read_text())["epochs"]
+        assert epochs[1]["train_loss"][1] < epochs[0]["train_loss"][1]
+
+    def test_crops_are_made_once(self, base, folder, tmp_path):
+        options = {**SMALL, "epochs": 1, "weights": base, "member": "lite0@32", "taught": tmp_path / "taught"}
+        distill([folder], out=tmp_path / "first", **options)
+        files = {path: path.stat().st_mtime_ns for path in (tmp_path / "taught").iterdir()}
+        assert len(files) == 2
+        second = distill([folder], out=tmp_path / "second", share=0.0, **options)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "taught").iterdir()} == files
+        # none of the change kept: the trunk is what it was
+        made, old = weights_room.load(second.path), weights_room.load(base)
+        name = made.card.arch["members"][0][0]
+        for key, tensor in old.net.trunks["lite0"].named_parameters():
+            assert torch.equal(made.net.trunks[name].get_parameter(key), tensor), key
+        with pytest.raises(TrainingError, match="made otherwise"):
+            distill([folder], out=tmp_path / "third", **{**options, "crops": 2})
+
+    def test_refusals(self, base, folder, tmp_path):
+        options = {**SMALL, "out": tmp_path / "out", "weights": base, "member": "lite0@32"}
+        with pytest.raises(UsageError, match="no images"):
+            distill([], **options)
+        with pytest.raises(UsageError, match="share is 2"):
+            distill([folder], **options, share=2)
+        with pytest.raises(UsageError, match="blocks to keep"):
+            distill([folder], **options, keep_blocks=16)
+        with pytest.raises(UsageError, match="no member is called"):
+            distill([folder], **{**options, "member": "lite0@33"})
