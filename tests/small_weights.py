@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from stream_ann.nets import build
+from stream_ann.nets import EANN, Lite, build
 from stream_ann.preprocess import Preprocessing
 from stream_ann.weights import save
 
-__all__ = ["save_small_weights"]
+__all__ = ["save_small_eann", "save_small_weights"]
 
 
 def save_small_weights(folder: Path) -> Path:
@@ -27,5 +28,29 @@ def save_small_weights(folder: Path) -> Path:
         preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         training={"kind": "trained", "command": "none", "data": "none", "seed": 0},
         licence="Apache-2.0",
+    )
+    return path.with_suffix(".json")
+
+
+def save_small_eann(path: Path, resolutions_px: Sequence[int]) -> Path:
+    """Write an untrained EANN of one trunk, lite0, at several resolutions; gives the path of its card."""
+    torch.manual_seed(0)
+    net = EANN({"lite0": Lite(0, classes=5)}, [("lite0", px) for px in resolutions_px])
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            module.running_mean.normal_(0, 0.1)
+    save(
+        net.eval(),
+        path,
+        title="untrained",
+        description="for tests",
+        classes=["ant", "bee", "cat", "dog", "eel"],
+        preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        training={"kind": "converted", "command": "none", "data": "none", "seed": 0},
+        licence="Apache-2.0",
+        sources=["somebody"],
+        accuracies=[0.25 + 0.25 * i for i in range(len(resolutions_px))],
+        readout_weights=[2.0**i for i in range(len(resolutions_px))],
     )
     return path.with_suffix(".json")

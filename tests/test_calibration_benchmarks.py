@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import calibration, hedging
+from benchmarks import anytime_area, calibration, hedging
 from benchmarks.photographs import Part, labelled, outputs_of
 from stream_ann import weights
 from stream_ann.errors import UsageError
 from stream_ann.labels.hedging import TARGETS, HedgeCalibration
-from stream_ann.nets import build
+from stream_ann.nets import Plan, StepInfo, build
 from stream_ann.preprocess import Preprocessing
 
 CLASSES = ("tabby", "Egyptian cat", "beagle", "espresso")
@@ -115,3 +116,34 @@ def test_hedging_needs_classes_of_imagenet(photographs, tmp_path, monkeypatch, c
     words = ["--fit", photographs / "train", "--weights", tmp_path / "mine.json"]
     assert run(hedging, *words, monkeypatch=monkeypatch) == 1
     assert "the class 'espreso' is not in the hierarchy; did you mean 'espresso'" in capsys.readouterr().err
+
+
+def test_area_under_answers_over_the_logarithm_of_cost(small, photographs, tmp_path, monkeypatch):
+    plan = Plan(tuple(StepInfo(str(i), 0, 32, i == 0, macs) for i, macs in enumerate((30e6, 120e6, 1200e6))), 4)
+    # the first exit counts from 60 to 150 MMACs, the second up to 1,350, the last up to 1,500
+    wanted = [math.log(150 / 60), math.log(1350 / 150), math.log(1500 / 1350)]
+    assert anytime_area.shares(plan) == pytest.approx(np.array(wanted) / math.log(25))
+    hits = np.array([[True, False], [True, True], [False, True]])
+    assert anytime_area.score(hits, plan).mean() == pytest.approx(
+        (wanted[0] / 2 + wanted[1] + wanted[2] / 2) / math.log(25)
+    )
+
+    out = tmp_path / "area.json"
+    words = [
+        photographs / "val",
+        f"{photographs / 'train'}:2",
+        "--weights",
+        small,
+        "--against",
+        small,
+        "--threads",
+        "1",
+    ]
+    assert run(anytime_area, *words, "--keep", tmp_path / "keep", "--out", out, monkeypatch=monkeypatch) == 0
+    sets = json.loads(out.read_text())["results"]["sets"]
+    assert [found["images"] for found in sets.values()] == [32, 8]
+    for found in sets.values():
+        assert found["agreement_latest"]["gain"] == found["top1_average"]["gain_error"] == 0
+        assert found["agreement_latest"]["exits"]["resann@32 3"] == 100
+        assert found["top1_latest"]["images"] < found["images"]
+    assert len(list((tmp_path / "keep").iterdir())) == 2  # what both weights have in common ran once

@@ -11,47 +11,30 @@ import torch
 from PIL import Image
 
 from pipelines.distill import distill
+from pipelines.train import TrainResult
 from stream_ann import weights as weights_room
 from stream_ann.engines.folding import fold_batch_norms
 from stream_ann.errors import CardError, TrainingError, UsageError
 from stream_ann.nets import EANN, Lite, arch_of, build
-from stream_ann.preprocess import Preprocessing
 from stream_ann.training.augment import Augment
 from stream_ann.training.data import open_data
 from stream_ann.training.own_trunk import interpolate, own_trunk, with_own_trunk
 from stream_ann.training.taught import TaughtCrops, centre_crops, read_crops, varied_crops, write_crops
 from tests.datasets import image_folder
+from tests.small_weights import save_small_eann
+from tests.test_cli import run
 
-CLASSES = ("ant", "bee", "cat", "dog", "eel")
 SMALL = {"batch_size": 8, "epochs": 2, "crops": 1, "val_fraction": 0.25, "device": "cpu"}
 
 
-def eann(seed: int = 0) -> EANN:
-    torch.manual_seed(seed)
-    net = EANN({"lite0": Lite(0, classes=len(CLASSES))}, [("lite0", 32), ("lite0", 64)])
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-    return net.eval()
+def eann() -> EANN:
+    torch.manual_seed(0)
+    return EANN({"lite0": Lite(0, classes=5)}, [("lite0", 32), ("lite0", 64)]).eval()
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("base") / "base"
-    weights_room.save(
-        eann(),
-        path,
-        title="base",
-        description="For a test.",
-        classes=CLASSES,
-        preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3),
-        training={"kind": "converted"},
-        licence="Apache-2.0",
-        sources=["somebody"],
-        accuracies=[0.25, 0.5],
-        readout_weights=[1.0, 2.0],
-    )
-    return path.with_suffix(".json")
+    return save_small_eann(tmp_path_factory.mktemp("base") / "base", (32, 64))
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +152,16 @@ class TestOwnTrunk:
         assert made.plan().exit_names == ("lite0@32 1", "lite0@32 2")
         assert "tied" not in arch_of(made)
 
+    def test_a_trunk_that_is_trained_again_still_has_the_common_parts(self):
+        net = eann()
+        trunk, _ = own_trunk(net, "lite0@32")
+        first = with_own_trunk(net, "lite0@32", trunk, name="low", shared=["stem", "blocks.0", "blocks.1"])
+        again, _ = own_trunk(first, "low@32")
+        made = with_own_trunk(first, "low@32", again, name="low", shared=["stem", "blocks.0"])
+        assert arch_of(made)["tied"] == {"low": ["lite0", ["stem", "blocks.0"]]}
+        with pytest.raises(UsageError, match="which other members run"):
+            with_own_trunk(first, "low@32", again, name="lite0")
+
     @pytest.mark.parametrize(
         "tied",
         [
@@ -203,46 +196,53 @@ class TestOwnTrunk:
         assert not torch.allclose(end.heads["15"].linear.weight, start.heads["15"].linear.weight, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def distilled(base, folder, tmp_path_factory) -> TrainResult:
+    """A member of ``base`` that was distilled, its crops in the folder ``taught`` above its own."""
+    root = tmp_path_factory.mktemp("distilled")
+    own = {"exits": [4], "called": "low", "keep_blocks": 2, "taught": root / "taught"}
+    return distill([f"{folder}:8"], out=root / "better", weights=base, member="lite0@32", **own, **SMALL)
+
+
 class TestDistill:
-    def test_weights_whose_other_members_are_as_they_were(self, base, folder, tmp_path):
-        out = tmp_path / "better"
-        result = distill(
-            [f"{folder}:8"], out=out, weights=base, member="lite0@32", exits=[4], called="low", keep_blocks=2, **SMALL
-        )
+    def test_weights_whose_other_members_are_as_they_were(self, base, distilled):
+        out = distilled.path.parent
         assert all(check.ok for check in weights_room.verify(out))
         old, new = weights_room.load(base), weights_room.load(out)
         assert new.plan.exit_names == ("low@32 1", "low@32 2", "lite0@64")
-        assert new.card == result.card
+        assert new.card == distilled.card
         assert new.card.readout_weights == (0.5, 1.0, 2.0)
         assert new.card.accuracies == (None, None, 0.5)
         assert new.card.training["method"] == "distilled"
-        assert new.card.training["crops"] == 16
-        assert str(tmp_path) not in (out / "better.json").read_text()
+        assert new.card.training["crops"] == 18
+        assert str(out.parent) not in (out / "better.json").read_text()
         # what was kept is stored once
-        low = new.net.trunks["low"]
-        assert low.stem[0].weight is new.net.trunks["lite0"].stem[0].weight
-        assert low.heads["15"].linear.weight is new.net.trunks["lite0"].heads["15"].linear.weight
-        assert low.blocks[2].expand[0].weight is not new.net.trunks["lite0"].blocks[2].expand[0].weight
-        assert not low.blocks[2].expand[0].weight.equal(new.net.trunks["lite0"].blocks[2].expand[0].weight)
-        for name, tensor in old.net.trunks["lite0"].state_dict().items():
-            assert new.net.trunks["lite0"].state_dict()[name].equal(tensor), name
+        low, lite0 = new.net.trunks["low"], new.net.trunks["lite0"]
+        assert low.stem[0].weight is lite0.stem[0].weight
+        assert low.heads["15"].linear.weight is lite0.heads["15"].linear.weight
+        assert not low.blocks[2].expand[0].weight.equal(lite0.blocks[2].expand[0].weight)
+        before = old.net.trunks["lite0"].state_dict()
+        for name, tensor in lite0.state_dict().items():
+            assert tensor.equal(before[name]), name
         epochs = json.loads((out / "history.json").read_text())["epochs"]
         assert epochs[1]["train_loss"][1] < epochs[0]["train_loss"][1]
 
-    def test_crops_are_made_once(self, base, folder, tmp_path):
-        options = {**SMALL, "epochs": 1, "weights": base, "member": "lite0@32", "taught": tmp_path / "taught"}
-        distill([folder], out=tmp_path / "first", **options)
-        files = {path: path.stat().st_mtime_ns for path in (tmp_path / "taught").iterdir()}
+    def test_crops_are_made_once_and_none_of_the_change_need_be_kept(self, base, folder, distilled, tmp_path):
+        taught = distilled.path.parent.parent / "taught"
+        files = {path: path.stat().st_mtime_ns for path in taught.iterdir()}
         assert len(files) == 2
-        second = distill([folder], out=tmp_path / "second", share=0.0, **options)
-        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "taught").iterdir()} == files
-        # none of the change kept: the trunk is what it was
-        made, old = weights_room.load(second.path), weights_room.load(base)
-        name = made.card.arch["members"][0][0]
+        words = ["--weights", base, "--member", "lite0@32", "--taught", taught, "--share", "0", "--epochs", "1"]
+        words += ["--batch-size", "8", "--crops", "1", "--val-fraction", "0.25", "--device", "cpu"]
+        code, stdout, err = run("distill", f"{folder}:8", "--out", tmp_path / "second", *words)
+        assert code == 0, err
+        assert {path: path.stat().st_mtime_ns for path in taught.iterdir()} == files
+        made, old = weights_room.load(stdout.strip()), weights_room.load(base)
         for key, tensor in old.net.trunks["lite0"].named_parameters():
-            assert torch.equal(made.net.trunks[name].get_parameter(key), tensor), key
-        with pytest.raises(TrainingError, match="made otherwise"):
-            distill([folder], out=tmp_path / "third", **{**options, "crops": 2})
+            assert torch.equal(made.net.trunks["lite0-32"].get_parameter(key), tensor), key
+        assert "agreement_held_out" in made.card.training
+        code, _, err = run("distill", f"{folder}:8", "--out", tmp_path / "third", *words, "--crops", "2")
+        assert code == 1
+        assert "made otherwise" in err
 
     def test_refusals(self, base, folder, tmp_path):
         options = {**SMALL, "out": tmp_path / "out", "weights": base, "member": "lite0@32"}

@@ -18,6 +18,7 @@ from benchmarks.camera import RtspCamera, encode_pattern
 from cli import app
 from scripts import update_readme
 from tests.labelling import tiny_weights
+from tests.small_weights import save_small_eann
 from tests.videos import encode, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +106,11 @@ def stood_in(words: list[str], camera: RtspCamera) -> list[str]:
             words += ["--web-port", "0"]
     if words[0] == "train":
         words += ["--device", "cpu", "--epochs", "1", "--val-fraction", "0.5"]
+    if words[0] == "distill":  # a small teacher and few pictures
+        save_small_eann(Path("small"), (96, 128))
+        words[1] = "flowers"
+        words += ["--weights", "small.json", "--device", "cpu", "--epochs", "1", "--batch-size", "2"]
+        words += ["--val-fraction", "0.5"]
     if words[:2] == ["bench", "arrivals"]:
         words[-1] = "0.2"
     elif words[0] == "bench" and words[1] != "compare":

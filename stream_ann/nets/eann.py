@@ -80,7 +80,7 @@ class EANN(AnytimeNet):
         self.classes = next(iter(classes.values()))
         self.trunks = registered
         self._members = tuple(checked)
-        self._tied = {name: (source, tuple(parts)) for name, (source, parts) in (tied or {}).items()}
+        self._tied = {name: (source, tuple(parts)) for name, (source, parts) in (tied or {}).items() if parts}
         earlier = list(trunks)
         for name, (source, parts) in self._tied.items():
             if name not in trunks or source not in earlier[: earlier.index(name)]:

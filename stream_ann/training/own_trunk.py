@@ -78,7 +78,8 @@ def with_own_trunk(net: AnytimeNet, member: str, trunk: AnytimeNet, *, name: str
         member: The member's name.
         trunk: What it runs.
         name: What the trunk is called.
-        shared: Parts that are the same as in the trunk that it ran so far: they are stored once, if that still runs.
+        shared: Parts that are the same as in the trunk that it ran so far: they are stored once, if another member
+            still runs that trunk, or one that it had these parts in common with.
 
     Raises:
         UsageError: There is no such member, or the name is taken.
@@ -86,19 +87,23 @@ def with_own_trunk(net: AnytimeNet, member: str, trunk: AnytimeNet, *, name: str
     old, resolution_px = _member(net, member)
     assert isinstance(net, EANN)
     arch = net.arch
-    if name in arch["trunks"] and name != old:
-        raise UsageError(f"there is a trunk '{name}' already", "choose another name")
     members = [(name, px) if (t, px) == (old, resolution_px) else (t, px) for t, px in arch["members"]]
-    used = {t for t, _ in members}
+    others = {t for t, px in arch["members"] if (t, px) != (old, resolution_px)}
+    if name in others:
+        raise UsageError(f"there is a trunk '{name}' already, which other members run", "choose another name")
     trunks: dict[str, AnytimeNet] = {}
     for key in arch["trunks"]:
         kept = net.trunks[key]
-        if key in used and key != name and isinstance(kept, AnytimeNet):
+        if key in others and isinstance(kept, AnytimeNet):
             trunks[key] = kept
-    trunks[name] = trunk
-    tied = {key: (source, parts) for key, (source, parts) in arch.get("tied", {}).items() if {key, source} <= used}
-    if old in trunks and old != name and shared:
+    before = {key: (source, parts) for key, (source, parts) in arch.get("tied", {}).items()}
+    tied = {key: (source, parts) for key, (source, parts) in before.items() if {key, source} <= others}
+    if old in others:
         tied[name] = (old, list(shared))
+    elif old in before and before[old][0] in others:
+        # what was the same as in a third trunk still is, as far as it stayed
+        tied[name] = (before[old][0], [part for part in before[old][1] if part in shared])
+    trunks[name] = trunk
     return EANN(trunks, members, tied).eval()
 
 
@@ -132,6 +137,8 @@ def count_norms(trunk: AnytimeNet, fresh: Iterable[str], batches: Iterable[Tenso
     norms = [m for name, m in trunk.named_modules() if name in owners and isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     trunk.eval()
+    if not norms:
+        return
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches
