@@ -6,7 +6,8 @@ class or by WordNet id; ``FOLDER:4`` takes four images of each class::
     python -m benchmarks.calibration --fit PHOTOS/train --report PHOTOS/val TINY/val:20 --out calibration.json
 
 One part of the images to fit to gives a temperature for each exit, another the thresholds of early exit (at most half a
-point of top-1 lost), a third tells what these are worth. ``--into-card`` writes temperatures and thresholds into the
+point of top-1 lost), a third tells what these are worth. All of them together give the weights with which the readout
+``average`` does not get worse from exit to exit. ``--into-card`` writes temperatures, thresholds and weights into the
 card, and top-1 of each exit on the first folder reported on beside its validation.
 """
 
@@ -27,6 +28,7 @@ from stream_ann.errors import StreamAnnError, UsageError
 from stream_ann.training.calibrate import Calibration, calibrate
 from stream_ann.training.early_exit import NEVER
 from stream_ann.training.evaluate import Scores, calibration_error, score, standard_error
+from stream_ann.training.mixing import fit_mixing
 from stream_ann.training.outputs import Outputs
 from stream_ann.weights import Weights, load, write_card
 
@@ -34,12 +36,13 @@ MAX_DROP = 0.5
 """Percentage points of top-1 that early exit may lose."""
 
 
-def figures(weights: Weights, outputs: Outputs, temperatures: tuple[float, ...]) -> list[dict[str, Any]]:
+def figures(
+    weights: Weights, outputs: Outputs, temperatures: tuple[float, ...], mixing: tuple[float, ...]
+) -> list[dict[str, Any]]:
     """For each exit top-1, how far its confidences are off before and after, and top-1 of the averages."""
     before, after = score(outputs), score(outputs, temperatures=temperatures)
-    mixing = weights.card.readout_weights
     averages = {
-        "average_top1": score(outputs, readout="average", weights=mixing),
+        "average_top1": score(outputs, readout="average", weights=weights.card.readout_weights),
         "calibrated_average_top1": score(outputs, readout="average", weights=mixing, temperatures=temperatures),
     }
     rows = []
@@ -68,8 +71,10 @@ def _believed(scores: Scores, exit_: int, when: str) -> dict[str, float]:
     }
 
 
-def with_calibration(card: Card, found: Calibration, *, told: str, top1: dict[str, Any] | None) -> Card:
-    """The card with temperatures and thresholds, and where they come from."""
+def with_calibration(
+    card: Card, found: Calibration, mixing: tuple[float, ...], *, told: str, top1: dict[str, Any] | None
+) -> Card:
+    """The card with temperatures, thresholds and the readout's weights, and where they come from."""
     early = found.early_exit
     steps = [
         replace(step, temperature=round(t, 4), threshold=None if limit == NEVER else round(limit, 6))
@@ -93,7 +98,7 @@ def with_calibration(card: Card, found: Calibration, *, told: str, top1: dict[st
     extra = {key: value for key, value in card.extra.items() if key != "safe_exits"}
     if found.safe_exits is not None:
         extra["safe_exits"] = {**found.safe_exits.as_json(), "data": told, "images": sum(found.images[1:])}
-    return replace(card, steps=tuple(steps), extra={**extra, "calibration": calibration})
+    return replace(card, steps=tuple(steps), readout_weights=mixing, extra={**extra, "calibration": calibration})
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -103,10 +108,11 @@ def measure(args: argparse.Namespace) -> None:
     sets = [outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep) for part in args.fit]
     fit = Outputs(torch.cat([s.logits for s in sets], dim=1), torch.cat([s.labels for s in sets]))
     found = calibrate(fit, weights.plan, max_drop=MAX_DROP, seed=args.seed)
+    mixing = fit_mixing(fit, found.temperatures)
     reported: dict[str, Any] = {}
     for part in args.report:
         outputs = outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep)
-        rows = figures(weights, outputs, found.temperatures)
+        rows = figures(weights, outputs, found.temperatures, mixing)
         classes = len(set(outputs.labels.tolist()))
         reported[part.name] = {"images": len(outputs), "classes": classes, "exits": rows}
         print(f"{part.name}, {len(outputs)} images of {classes} classes")
@@ -114,7 +120,13 @@ def measure(args: argparse.Namespace) -> None:
             print("  " + " ".join(f"{key}={value}" for key, value in row.items() if key != "exit"))
     counts = {part.name: len(s) for part, s in zip(args.fit, sets, strict=True)}
     if args.out is not None:
-        results = {"weights": weights.card.name, "fit": counts, "calibration": found.as_dict(), "report": reported}
+        results = {
+            "weights": weights.card.name,
+            "fit": counts,
+            "calibration": found.as_dict(),
+            "readout_weights": list(mixing),
+            "report": reported,
+        }
         options = {key: [p.name for p in v] if isinstance(v, list) else v for key, v in vars(args).items()}
         report.write(args.out, "calibration", results, options)
     if args.into_card:
@@ -125,7 +137,7 @@ def measure(args: argparse.Namespace) -> None:
             shares = [row["top1"] for row in first["exits"]]
             told_of = args.report_name or name
             top1 = {"data": told_of, "images": first["images"], "classes": first["classes"], "exits": shares}
-        write_card(with_calibration(weights.card, found, told=told, top1=top1), weights.path)
+        write_card(with_calibration(weights.card, found, mixing, told=told, top1=top1), weights.path)
 
 
 def main() -> int:

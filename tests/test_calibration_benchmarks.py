@@ -89,6 +89,7 @@ def test_calibration_into_the_card_and_hedging_after_it(small, photographs, tmp_
     assert card.temperatures == pytest.approx([row["temperature"] for row in exits], abs=1e-3)
     assert card.extra["calibration"]["top1"]["exits"] == [row["top1"] for row in exits]
     assert card.steps[-1].threshold == 0
+    assert list(card.readout_weights) == told["readout_weights"]
 
     out = tmp_path / "hedging.json"
     assert run(hedging, *options, "--out", out, "--into-card", monkeypatch=monkeypatch) == 0

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from stream_ann.scheduler import DEFAULT_PATH
-from stream_ann.weights import bundled_folder
+from stream_ann.weights import bundled_folder, read_card
 from tests.labelling import Job
 from tests.small_weights import save_small_weights
 from tests.videos import encode
@@ -30,6 +30,7 @@ from tests.videos import encode
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-c", "import cli; cli.main()"]
 LIVE = ["live", "--device", "cpu", "--view", "none"]
+BUNDLED = read_card("imagenet")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ class TestLive:
         assert [e["frame"] for e in events] == [0, 1, 2]
         for event in events:
             assert list(event)[:4] == ["source", "frame", "pts_s", "arrival_s"]
-            assert [e["exit"] for e in event["exits"]] == [0, 1, 2, 3]
+            assert [e["exit"] for e in event["exits"]] == list(range(len(BUNDLED.steps)))
             assert len(event["top"]) == 2
             assert 0 < event["first_ms"] < event["final_ms"]
         assert "answered" in err  # the summary is talk, not data
@@ -272,18 +273,20 @@ class TestWeights:
     def test_list_names_the_bundled_weights(self):
         code, out, err = run("weights", "list")
         assert code == 0, err
-        assert re.search(r"^imagenet .* 1000 +4 +1516 ", out, re.MULTILINE)
+        exits, macs = len(BUNDLED.steps), f"{BUNDLED.total_macs / 1e6:.0f}"
+        assert re.search(rf"^imagenet .* 1000 +{exits} +{macs} ", out, re.MULTILINE)
 
     def test_list_as_json(self):
         _, out, _ = run("weights", "list", "--json")
         (entry,) = [e for e in json.loads(out) if e["name"] == "imagenet"]
-        assert entry["exits"] == 4
+        assert entry["exits"] == len(BUNDLED.steps)
 
     def test_show_says_what_each_exit_costs(self):
         code, out, err = run("weights", "show", "imagenet")
         assert code == 0, err
-        assert "converted" in out
-        assert re.search(r"^3 +lite2@260 +260 +860 +1516", out, re.MULTILINE)
+        assert BUNDLED.training["kind"] in out
+        last, total = len(BUNDLED.steps) - 1, f"{BUNDLED.total_macs / 1e6:.0f}"
+        assert re.search(rf"^{last} +lite2@260 +260 +860 +{total}", out, re.MULTILINE)
 
     def test_verify_passes_what_is_whole_and_fails_what_is_not(self, copied_weights):
         assert run("weights", "verify", copied_weights)[0] == 0
