@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tests.datasets import image_folder
 from tests.small_weights import save_small_eann
 from tests.test_cli import run
 
-SMALL = {"batch_size": 8, "epochs": 2, "crops": 1, "val_fraction": 0.25, "device": "cpu"}
+SMALL: dict[str, Any] = {"batch_size": 8, "epochs": 2, "crops": 1, "val_fraction": 0.25, "device": "cpu"}
 
 
 def eann() -> EANN:
@@ -200,7 +201,7 @@ class TestOwnTrunk:
 def distilled(base, folder, tmp_path_factory) -> TrainResult:
     """A member of ``base`` that was distilled, its crops in the folder ``taught`` above its own."""
     root = tmp_path_factory.mktemp("distilled")
-    own = {"exits": [4], "called": "low", "keep_blocks": 2, "taught": root / "taught"}
+    own: dict[str, Any] = {"exits": [4], "called": "low", "keep_blocks": 2, "taught": root / "taught"}
     return distill([f"{folder}:8"], out=root / "better", weights=base, member="lite0@32", **own, **SMALL)
 
 
