@@ -134,7 +134,7 @@ class Job:
 
 _ZYGOTE = """
 import json, os, sys
-import cli, commands.app, pipelines, pipelines.labelling.progress, pipelines.watch, pydantic, torch
+import cli, commands.app, pipelines, pipelines.labelling.progress, pipelines.train, pipelines.watch, pydantic, torch
 from pipelines.labelling import work
 from stream_ann.engines import openvino_runtime
 work.WANTED_FRAMES = int(sys.argv[1])

@@ -17,6 +17,7 @@ from torch import nn
 from stream_ann.errors import DeviceError, TrainingError, UsageError
 from stream_ann.nets import EANN, build
 from stream_ann.preprocess import Preprocessing
+from stream_ann.training import loop
 from stream_ann.training.augment import Augment
 from stream_ann.training.checkpoint import read_checkpoint, tensors_of
 from stream_ann.training.made import synthetic
@@ -445,6 +446,24 @@ class TestCheckpoints:
         history = resumed.run(resume=True)
         whole = trainer(data, epochs=6, alternate=True)
         assert untimed(whole.run()) == untimed(history)
+        assert same(whole.net, resumed.net)
+
+    def test_a_long_epoch_has_checkpoints_within(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr(loop, "LOOK_EVERY", 2)
+        whole = trainer(data, epochs=2)
+        whole.run()
+        monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+
+        def fail(progress):
+            if progress.epoch == 1 and progress.batch == 4:
+                raise RuntimeError("killed")
+
+        with pytest.raises(RuntimeError, match="killed"):
+            trainer(data, tmp_path, epochs=2, on_progress=fail).run()
+        at = read_checkpoint(tmp_path / "last.safetensors").about["at"]
+        assert (at["epoch"], at["batch"]) == (1, 2)
+        resumed = trainer(data, tmp_path, net=make_net(seed=9), epochs=2)
+        resumed.run(resume=True)
         assert same(whole.net, resumed.net)
 
     def test_a_finished_run_is_resumed_to_its_end(self, data, tmp_path):

@@ -206,6 +206,17 @@ class TestRoundTrip:
         for name, tensor in loaded.net.state_dict().items():
             assert torch.equal(tensor, before[name])
 
+    def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_crash(self, flowers, monkeypatch):
+        def read_then_cut(*args, **kwargs):
+            stored = read_header(*args, **kwargs)
+            os.truncate(flowers.with_suffix(".safetensors"), 2000)
+            return stored
+
+        read_header = tensor_file.read_header
+        monkeypatch.setattr(tensor_file, "read_header", read_then_cut)
+        with pytest.raises(CorruptWeightsError, match="is being written"):
+            weights.load(flowers)
+
     def test_card_fields_are_kept(self, tmp_path):
         validation = Validation("top-1", "flowers", 30, "stream-ann evaluate")
         exits = len(tiny_net().plan())

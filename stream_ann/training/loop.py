@@ -45,6 +45,8 @@ __all__ = ["Run"]
 
 LOOK_EVERY = 10
 """Losses are fetched from the device every so many iterations: fetching them every time would stall a GPU."""
+SAVE_EVERY_S = 300.0
+"""Within an epoch a checkpoint is written so often, so that a kill costs minutes where an epoch takes hours."""
 _MOST_NORM_BATCHES = 200
 """Batches that batch norm statistics are counted anew from: more would change them by less than they vary."""
 
@@ -110,6 +112,7 @@ class Run:
         self.counts = [0] * exits
         self.pending: list[tuple[Tensor, tuple[float, ...]]] = []
         self.validation_s = 0.0
+        self.saved_s = time.monotonic()
 
     # The course of a run
 
@@ -162,6 +165,8 @@ class Run:
                 if looking:
                     self._look()
                     self._report(time.monotonic() - begun_s, self.at.batch - begun_batch)
+                    if self.group.world == 1 and time.monotonic() - self.saved_s >= SAVE_EVERY_S:
+                        self._save(LAST)
                 # Several processes must stop at the same batch: they agree where they communicate anyway.
                 stop = self.trainer.stopping
                 if stop if self.group.world == 1 else looking and self.group.any(stop, self.device):
@@ -353,6 +358,7 @@ class Run:
             }
             named = {f"{part}.{key}": t for part, values in parts.items() for key, t in values.items()}
             write_checkpoint(Checkpoint(named, about), folder / name)
+        self.saved_s = time.monotonic()
 
     def _restore(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)

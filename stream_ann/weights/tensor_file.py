@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import BinaryIO
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stream_ann.errors import CardError, CorruptWeightsError, UsageError
@@ -33,6 +33,18 @@ REMEDY = "fetch the file again, or restore it from where it came"
 
 _ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "F16": 2, "BF16": 2, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 _FLOATS = ("F16", "BF16", "F32")
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "F64": torch.float64,
+}
 _NAMES = {torch.bool: "BOOL", torch.uint8: "U8", torch.int32: "I32", torch.int64: "I64"}
 
 
@@ -44,6 +56,8 @@ class StoredTensor:
     """Type of the values, as the format calls it, e.g. ``"F16"``."""
     shape: tuple[int, ...]
     """Its shape."""
+    begin: int
+    """Where in the file its bytes begin."""
 
 
 def distinct_tensors(net: AnytimeNet) -> dict[str, Tensor]:
@@ -122,7 +136,7 @@ def read_header(file: BinaryIO, size: int, *, origin: str) -> dict[str, StoredTe
         dtype, shape, begin, end = stored
         if math.prod(shape) * _ITEM_BYTES[dtype] != end - begin:
             raise corrupt(f"tensor {_short(name)} of shape {list(shape)} and type {dtype} has {end - begin} bytes")
-        tensors[name] = StoredTensor(dtype, shape)
+        tensors[name] = StoredTensor(dtype, shape, 8 + length + begin)
         ranges.append((begin, end, name))
     position = 0
     for begin, end, name in sorted(ranges):
@@ -166,29 +180,44 @@ def compare(stored: Mapping[str, StoredTensor], net: AnytimeNet, *, origin: str)
 def fill(net: AnytimeNet, path: Path) -> None:
     """Give ``net``, built on the meta device, the tensors in ``path``, as float32 on the CPU. Shared ones stay shared.
 
+    The file is read, not mapped: where it is cut short or replaced meanwhile, that is an error instead of a SIGBUS,
+    and nothing that happens to it later matters.
+
     Raises:
-        CorruptWeightsError: The file cannot be read, or holds a value that is not finite.
+        CorruptWeightsError: The file cannot be read, does not fit, or holds a value that is not finite.
     """
     names = {id(tensor): name for name, tensor in distinct_tensors(net).items()}
     made: dict[int, Tensor] = {}
     values: dict[str, Tensor] = {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with open(path, "rb") as file:
+            stored = read_header(file, os.fstat(file.fileno()).st_size, origin=str(path))
             for name, old in net.state_dict(keep_vars=True).items():
                 if id(old) not in made:
-                    # A copy: what the library gives may be a view of the file, which somebody may truncate.
-                    value = file.get_tensor(names[id(old)]).to(old.dtype, copy=True)
-                    if value.is_floating_point() and not value.isfinite().all():
-                        raise CorruptWeightsError(
-                            f"tensor '{name}' in '{path}' holds a value that is not finite", REMEDY
-                        )
+                    value = _read(file, stored.get(names[id(old)]), old, f"tensor '{name}' in '{path}'")
                     # One Parameter object for all names of a shared tensor: training must go on seeing one.
                     is_parameter = isinstance(old, nn.Parameter)
                     made[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
                 values[name] = made[id(old)]
-    except (OSError, SafetensorError) as error:
-        raise CorruptWeightsError(f"weights file '{path}' cannot be read: {error}", REMEDY) from error
+    except OSError as error:
+        raise CorruptWeightsError(f"weights file '{path}' cannot be read: {error.strerror}", REMEDY) from error
     net.load_state_dict(values, assign=True)
+
+
+def _read(file: BinaryIO, entry: StoredTensor | None, wanted: Tensor, what: str) -> Tensor:
+    """The tensor of an entry, of the type that is wanted."""
+    data = b""
+    if entry is not None and entry.shape == tuple(wanted.shape):
+        file.seek(entry.begin)
+        data = file.read(wanted.numel() * _ITEM_BYTES[entry.dtype])
+    if entry is None or len(data) != wanted.numel() * _ITEM_BYTES[entry.dtype]:
+        raise CorruptWeightsError(f"{what} is not as it was a moment ago: the file is being written", REMEDY)
+    if not data:
+        return torch.empty(wanted.shape, dtype=wanted.dtype)
+    value = torch.frombuffer(bytearray(data), dtype=_DTYPES[entry.dtype]).reshape(wanted.shape).to(wanted.dtype)
+    if value.is_floating_point() and not value.isfinite().all():
+        raise CorruptWeightsError(f"{what} holds a value that is not finite", REMEDY)
+    return value
 
 
 def _entry(entry: object) -> tuple[str, tuple[int, ...], int, int] | None:

@@ -1,0 +1,154 @@
+"""What the tests of faults share: a seed, a count of what was tried and lost, and small data to do it with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from tests.labelling import Job
+
+SEED = int(os.environ.get("FAULTS_SEED", "0"))
+"""What every random moment follows from."""
+TALLY = os.environ.get("FAULTS_TALLY")
+"""File that :class:`Tried` adds to, for ``benchmarks.faults``."""
+SOON_S = 2.0
+"""How soon a process must be gone after a signal."""
+PATIENCE_S = 120.0
+"""How long to wait for what must happen: on a machine with much else to do, everything takes long."""
+ALONE = "import os; os.setsid()\n"
+"""Makes a job the leader of a session, so that its children can be told from others."""
+
+
+def drawn(*what: object) -> random.Random:
+    """Random numbers of a test of its own."""
+    return random.Random("/".join(map(str, (SEED, *what))))
+
+
+class Tried:
+    """Counts how often something was tried, and what was lost; a context, which fails where anything was.
+
+    Args:
+        what: What is tried, as a table shall say.
+        note: What holds nevertheless.
+    """
+
+    def __init__(self, what: str, note: str = "") -> None:
+        self.what, self.note = what, note
+        self.times = 0
+        self.losses: list[str] = []
+
+    @contextmanager
+    def once(self, how: str) -> Iterator[None]:
+        """One attempt, in which every failed assertion is a loss."""
+        self.times += 1
+        try:
+            yield
+        except AssertionError as error:
+            self.losses.append(f"{how}: {error}")
+
+    def __enter__(self) -> Tried:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self.losses.append(f"the test itself failed: {kind.__name__}")
+        if TALLY is not None:
+            row = {"tried": self.what, "times": self.times, "lost": len(self.losses), "note": self.note}
+            with open(TALLY, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        if kind is None:
+            told = "\n".join(self.losses)
+            assert not self.losses, f"{self.what}, with FAULTS_SEED={SEED}: {len(self.losses)} losses\n{told}"
+            assert self.times > 0
+
+
+def until(reached: Callable[[], object], job: Job) -> None:
+    """Wait until something is so."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert not job.over(), f"it has ended already with {job.wait()}: {job.err()}"
+        assert time.monotonic() < deadline_s, f"it does not come to that: {job.err()}"
+        time.sleep(0.01)
+
+
+def wait_at_most(job: Job, seconds: float) -> None:
+    """Let a job run for so long, or to its end."""
+    deadline_s = time.monotonic() + seconds
+    while not job.over() and (left_s := deadline_s - time.monotonic()) > 0:
+        time.sleep(min(0.005, left_s))
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file, if it is there; each line must be whole."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    assert not text or text.endswith("\n"), f"{path.name} ends in {text[-80:]!r}"
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def frames_in(path: Path) -> int:
+    """How many pictures a video has; every one must decode."""
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def session_of(pid: int) -> list[str]:
+    """Processes of the session that ``pid`` leads, it included, that are not over."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == pid and fields[0] != "Z":
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def two_classes(folder: Path, *, each: int = 12, size_px: int = 32) -> Path:
+    """Pictures of two classes that differ in colour."""
+    numbers = np.random.default_rng(0)
+    for channel, name in enumerate(("rose", "tulip")):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            picture = numbers.integers(0, 100, (size_px, size_px, 3), dtype=np.uint8)
+            picture[:, :, channel] += 120
+            Image.fromarray(picture).save(folder / name / f"{i}.png")
+    return folder
+
+
+@contextmanager
+def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
+    """A port that takes connections and never says a word; gives it and the connections so far."""
+    taken: list[socket.socket] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.05)
+    try:
+        yield listener.getsockname()[1], _Accepting(listener, taken)
+    finally:
+        for connection in taken:
+            connection.close()
+        listener.close()
+
+
+class _Accepting(list[socket.socket]):
+    """Looks for new connections when asked whether there are any."""
+
+    def __init__(self, listener: socket.socket, taken: list[socket.socket]) -> None:
+        super().__init__()
+        self._listener, self._taken = listener, taken
+
+    def __bool__(self) -> bool:
+        with suppress(TimeoutError):
+            self._taken.append(self._listener.accept()[0])
+        return bool(self._taken)
