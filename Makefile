@@ -29,7 +29,7 @@ check: $(TEST)
 	$(BIN)/mypy
 
 faults: $(TEST)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long --timeout=600 tests/faults
+	$(BIN)/python -m benchmarks.faults
 
 fuzz: $(TEST)
 	OMP_NUM_THREADS=1 FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest -n 2 -m long --timeout=0 tests/fuzz

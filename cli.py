@@ -29,9 +29,13 @@ def main() -> NoReturn:
     ending = Ending()
     code: object = 0
     try:
-        from commands.app import app
+        try:
+            ending.catching = True
+            from commands.app import app
 
-        code = app(standalone_mode=False)
+            code = app(standalone_mode=False)
+        finally:
+            ending.catching = False
     except SystemExit as end:
         code = end.code
     except BaseException as error:

@@ -31,10 +31,13 @@ class Ending:
 
     Attributes:
         came: Whether a signal has come.
+        catching: Whether somebody would catch a KeyboardInterrupt now; where nobody would, a signal ends the process
+            at once.
     """
 
     def __init__(self) -> None:
         self.came = False
+        self.catching = False
         self._unraisable = sys.unraisablehook
         self._hears, self._tells = os.pipe()
         os.set_blocking(self._tells, False)
@@ -54,6 +57,8 @@ class Ending:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.came = True
+        if not self.catching:
+            os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 
     def _watch(self) -> None:

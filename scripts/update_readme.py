@@ -282,6 +282,19 @@ def _clocks(real: dict[str, Any], twice: dict[str, Any]) -> str:
     )
 
 
+def faults_section() -> str:
+    """What was tried to break it, how often, and what was lost."""
+    reports = [result(name) for name in ("faults", "fuzz", "soak", "load") if (RESULTS / f"{name}.json").exists()]
+    rows = [
+        [row["tried"], f"{row['times']:,}", "nothing" if row["lost"] == 0 else f"{row['lost']:,}", row["note"]]
+        for report in reports
+        for row in report["results"]["rows"]
+    ]
+    commands = ", ".join(f"`{report['command']}`" for report in reports)
+    header = ["what was tried", "how often", "what was lost", "what holds"]
+    return f"{table(header, rows)}\n\nMeasured by {commands}."
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "weights": weights_table,
     "training": training_section,

@@ -51,14 +51,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def with_kills(jobs: Jobs, command: list[str | Path], whole_s: float, tried: Tried, check, afresh) -> None:
-    """Kill a job up to three times and let it go on, until it was killed so many times; check the end of each row."""
+    """Kill a job a few times and let it go on, until it was killed so many times; check the end of each row."""
     rng = drawn(tried.what)
     afresh()
     row: list[float] = []
     for number in itertools.count():
         assert number < 20 * MOMENTS, "it ends before it can be killed"
         job = jobs.start(*command)
-        last = tried.times >= MOMENTS or len(row) >= rng.randint(1, 3)
+        last = tried.times >= MOMENTS or len(row) >= rng.randint(2, 5)
         if not last:
             wait_at_most(job, moment_s := rng.uniform(0, whole_s))
             job.kill()

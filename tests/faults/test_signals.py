@@ -224,6 +224,7 @@ class States:
     def bench_measuring(self) -> State:
         out = self.folder / "report"
         command = ["bench", "demo", "--weights", self.small, "--device", "cpu", "--fps", "30", "--out", out]
+        command += ["--labels", "agreement"]
         return State(command, lambda job: True, wait_s=4)
 
 
