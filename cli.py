@@ -5,10 +5,14 @@ The command line itself is ``commands.app``.
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from commands.app import app
+    from commands.ending import Ending
 
 __all__ = ["app", "main"]
 
@@ -24,11 +28,12 @@ def __getattr__(name: str) -> Any:
 
 def main() -> NoReturn:
     """Entry point of the command ``stream-ann``."""
-    from commands.ending import INTERRUPTED, Ending
-
-    ending = Ending()
     code: object = 0
+    ending: Ending | None = None
     try:
+        from commands import ending as endings
+
+        ending = endings.Ending()
         try:
             ending.catching = True
             from commands.app import app
@@ -40,17 +45,32 @@ def main() -> NoReturn:
         code = end.code
     except BaseException as error:
         # Whatever Ctrl-C breaks off outside of any command, such as an import, may say so in words of its own.
-        if ending.came:
-            code = INTERRUPTED
+        if ending is not None and ending.came:
+            code = endings.INTERRUPTED
         elif isinstance(error, Exception):
-            from commands.shared import report_usage
-
-            code = report_usage(error)
+            code = _told(error, started=ending is not None)
         else:
             raise
     # Every file is closed and every thread has ended by now. Taking torch apart module by module would cost seconds,
     # during which Ctrl-C seems to hang.
-    ending.leave(code if isinstance(code, int) else 0 if code is None else 1)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # closed, or nobody reads it any more
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _told(error: Exception, *, started: bool) -> int:
+    """Tell of an error outside of any command in one line; the exit code. One that is not expected is raised again."""
+    try:
+        from commands.shared import report_usage
+
+        return report_usage(error)
+    except Exception:
+        # With no memory or no file left, nothing more can be imported to say it better.
+        if started and not isinstance(error, MemoryError | OSError):
+            raise error from None
+    print(f"error: {error or type(error).__name__}; see what is used up (ulimit -a)", file=sys.stderr)  # noqa: T201
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What was tried to break runs, how often, and what was lost.
 
-Runs the long tests of tests/faults/ and counts: kills at random moments, signals in every state, full disks, limits,
+Runs all of tests/faults/ and counts: kills at random moments, signals in every state, full disks, limits,
 outputs that block, and more. Exit code 1 if anything was lost; the report says what.
 
 python -m benchmarks.faults --out benchmarks/results/faults.json    # 10 minutes on 2 cores
@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tally = Path(folder) / "tally.jsonl"
         tally.touch()
-        command = [sys.executable, "-m", "pytest", "-m", "long", "--timeout=600", "-n", str(args.processes)]
+        command = [sys.executable, "-m", "pytest", "-m", "long or not long", "--timeout=600", "-n", str(args.processes)]
         command += ["-p", "no:cacheprovider", *(["-k", args.only] if args.only else []), "tests/faults"]
         environment = {**os.environ, "FAULTS_SEED": str(args.seed), "FAULTS_TALLY": str(tally), "OMP_NUM_THREADS": "1"}
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

@@ -8,9 +8,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
 
 __all__ = ["INTERRUPTED", "Ending"]
 
@@ -47,13 +45,6 @@ class Ending:
         signal.signal(signal.SIGTERM, self._interrupt)
         sys.unraisablehook = self._ignored
         threading.Thread(target=self._watch, name="stream-ann signals", daemon=True).start()
-
-    def leave(self, code: int) -> NoReturn:
-        """End the process, with what is still in the buffers of its standard streams."""
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):  # closed, or nobody reads it any more
-                stream.flush()
-        os._exit(code)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.came = True

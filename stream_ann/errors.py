@@ -194,6 +194,8 @@ _SIGNS = {
     "out of memory": errno.ENOMEM,
     "bad_alloc": errno.ENOMEM,
     "failed to map segment": errno.ENOMEM,
+    "could not create a primitive": errno.ENOMEM,
+    "could not create a memory object": errno.ENOMEM,
     "can't start new thread": errno.EAGAIN,
     "resource temporarily unavailable": errno.EAGAIN,
     "too many open files": errno.EMFILE,

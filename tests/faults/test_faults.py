@@ -112,7 +112,8 @@ def test_a_full_disk_under_live(small, tmp_path, jobs, disk):
         for size_kib in (60, 150, 400):
             folder = disk(size_kib).folder
             other = tmp_path / f"other-{size_kib}.jsonl"
-            outputs = ["--events", folder / "e.jsonl", "--record", folder / "v.mp4", "--snapshot", folder / "shots"]
+            outputs: list[str | Path] = ["--events", folder / "e.jsonl", "--record", folder / "v.mp4"]
+            outputs += ["--snapshot", folder / "shots"]
             more = ["--snapshot-gap-s", "0.1", "--snapshot-when", "confidence", "--snapshot-confidence", "0"]
             job = jobs.start(*live(small, *outputs, *more, "--events", other, "--no-realtime", "--max-frames", "400"))
             code = job.wait(120)

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ from tests.labelling import Jobs, some_videos, tiny_weights
 from tests.small_weights import save_small_weights
 
 MOMENTS = 50
+AT_MOST_LOST = 60
+"""Frames at the end of a recording that a kill may cost: its last two seconds."""
+HEADER_BYTES = 1500
+"""A recording that was killed in its first second may hold a header and nothing behind it yet."""
+Check = Callable[[bool], None]
 FORMS = {
     "JSON Lines, one file": "one.jsonl",
     "JSON Lines, a file each": "each-jsonl",
@@ -50,7 +56,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def with_kills(jobs: Jobs, command: list[str | Path], whole_s: float, tried: Tried, check, afresh) -> None:
+def with_kills(
+    jobs: Jobs, command: list[str | Path], whole_s: float, tried: Tried, check: Check, afresh: Callable[[], None]
+) -> None:
     """Kill a job a few times and let it go on, until it was killed so many times; check the end of each row."""
     rng = drawn(tried.what)
     afresh()
@@ -169,8 +177,11 @@ def test_live(times: int, tmp_path, jobs):
 def valid(folder: Path, video: Path) -> None:
     """Every file that a killed run has left can be used, and lacks no more than the last moments."""
     lines = whole_lines(folder / "e.jsonl")
-    recorded = frames_in(video) if video.exists() and video.stat().st_size else 0
-    assert recorded >= len([line for line in lines if "frame" in line]) - 60, (recorded, len(lines))
+    answered = len([line for line in lines if "frame" in line])
+    recorded = 0
+    if video.exists() and (answered > AT_MOST_LOST or video.stat().st_size > HEADER_BYTES):
+        recorded = frames_in(video)
+    assert recorded >= answered - AT_MOST_LOST, (recorded, answered)
     for described in (folder / "shots").glob("*.json"):
         about = json.loads(described.read_text())
         with Image.open(folder / "shots" / about["picture"]) as picture:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,8 +106,18 @@ class States:
         self.folder, self.units, self.small, self.tiny = folder, units, small, tiny
         self.videos, self.flowers = videos, flowers
         self.events, self.video, self.pipe = folder / "e.jsonl", folder / "v.mp4", folder / "pipe"
-        self.live = ["live", "--weights", small, "--device", "cpu", "--engine", "torch", "--view", "none"]
-        self.files = ["--events", self.events, "--record", self.video, "--snapshot", folder / "shots"]
+        self.live: list[str | Path] = [
+            "live",
+            "--weights",
+            small,
+            "--device",
+            "cpu",
+            "--engine",
+            "torch",
+            "--view",
+            "none",
+        ]
+        self.files: list[str | Path] = ["--events", self.events, "--record", self.video, "--snapshot", folder / "shots"]
 
     def lines(self, count: int) -> Callable[[Job], bool]:
         return lambda job: len(whole_lines(self.events)) >= count
@@ -253,7 +264,7 @@ def test_in_every_state(name: str, units, small, tiny, videos, flowers, tmp_path
             state: State = getattr(States(folder, units, small, tiny, videos, flowers), name)()
             with state.stack:
                 job = jobs.start(*state.command, first=ALONE + state.first)
-                until(lambda state=state, job=job: state.ready(job), job)
+                until(partial(state.ready, job), job)
                 time.sleep(state.wait_s)
                 assert not job.over(), f"it has ended already: {job.err()}"
                 begun_s = time.monotonic()

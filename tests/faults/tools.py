@@ -50,12 +50,12 @@ class Tried:
 
     @contextmanager
     def once(self, how: str) -> Iterator[None]:
-        """One attempt, in which every failed assertion is a loss."""
+        """One attempt, in which every failure is a loss."""
         self.times += 1
         try:
             yield
-        except AssertionError as error:
-            self.losses.append(f"{how}: {error}")
+        except Exception as error:
+            self.losses.append(f"{how}: {type(error).__name__}: {error}")
 
     def __enter__(self) -> Tried:
         return self
