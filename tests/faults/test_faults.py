@@ -114,7 +114,14 @@ def test_a_full_disk_under_live(small, tmp_path, jobs, disk):
             other = tmp_path / f"other-{size_kib}.jsonl"
             outputs: list[str | Path] = ["--events", folder / "e.jsonl", "--record", folder / "v.mp4"]
             outputs += ["--snapshot", folder / "shots"]
-            more = ["--snapshot-gap-s", "0.1", "--snapshot-when", "confidence", "--snapshot-confidence", "0"]
+            more: list[str | Path] = [
+                "--snapshot-gap-s",
+                "0.1",
+                "--snapshot-when",
+                "confidence",
+                "--snapshot-confidence",
+                "0",
+            ]
             job = jobs.start(*live(small, *outputs, *more, "--events", other, "--no-realtime", "--max-frames", "400"))
             code = job.wait(120)
             with tried.once(f"{size_kib} KiB"):
@@ -217,7 +224,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (used + {more}, used + {more}))
 
 
 def commands_for(small, tiny, videos, flowers, folder: Path) -> dict[str, list[str | Path]]:
-    outputs = ["--events", folder / "e.jsonl", "--record", folder / "v.mp4", "--snapshot", folder / "shots"]
+    outputs: list[str | Path] = ["--events", folder / "e.jsonl", "--record", folder / "v.mp4"]
+    outputs += ["--snapshot", folder / "shots"]
     return {
         "live": live(small, *outputs, "--no-realtime", "--max-frames", "20"),
         "label": ["label", videos, "--out", folder / "o.parquet", "--weights", tiny],
