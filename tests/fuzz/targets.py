@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from stream_ann.errors import nearest
-from tests.fuzz import data, media, wire, words
+from tests.fuzz import arguments, data, media, wire, words
 from tests.fuzz.broken import BROKEN
 from tests.fuzz.target import Target
 
 __all__ = ["TARGETS", "target_named"]
 
-TARGETS: dict[str, Target] = {target.name: target for room in (media, data, words, wire) for target in room.TARGETS}
+_ROOMS = (media, data, words, wire, arguments)
+TARGETS: dict[str, Target] = {target.name: target for room in _ROOMS for target in room.TARGETS}
 
 
 def target_named(name: str) -> Target:

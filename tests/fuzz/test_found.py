@@ -6,7 +6,9 @@ import json
 import struct
 
 import pytest
+from typer.testing import CliRunner
 
+from cli import app
 from stream_ann.errors import StreamAnnError
 from stream_ann.ingest import SourceUrl
 from stream_ann.ingest.url import redact
@@ -50,3 +52,20 @@ def test_a_token_before_a_path_that_looks_like_a_password_is_hidden(host, path):
     parsed = SourceUrl(url)
     for text in (redact(url), str(parsed), parsed.hide(f"opening {parsed.secret}"), parsed.hide(url)):
         assert "t0ken" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "small", "photos", "rtsp://me:s3cret@camera/live"],
+        ["evaluate", "small", "rtsp://me:s3cret@camera/live"],
+        ["bench", "clip.mp4", "rtsp://me:s3cret@camera/live"],
+        ["live", "demo", "--top-k", "rtsp://me:s3cret@camera/live"],
+        ["rtsp://me:s3cret@camera/live"],
+    ],
+)
+def test_a_password_in_the_wrong_place_is_not_repeated(arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code in (1, 2)
+    assert "camera" in result.stderr
+    assert "s3cret" not in result.output

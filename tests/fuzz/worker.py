@@ -156,7 +156,8 @@ def _described(error: BaseException) -> str:
 
 def main() -> None:
     """Serve requests until there are no more. This process imports everything; its children take the inputs in."""
-    import tests.fuzz.targets  # noqa: F401 - so that no child has to
+    import pipelines.watch  # noqa: F401 - so that no child has to
+    import tests.fuzz.targets  # noqa: F401
 
     root, corpus = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     requests, answers = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
