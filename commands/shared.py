@@ -72,6 +72,9 @@ class ReadoutChoice(StrEnum):
     average = "average"
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?!USER:PASSWORD@)\S+")
+
+
 class State:
     """What holds for the whole command line."""
 
@@ -104,7 +107,12 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             known = error if isinstance(error, StreamAnnError) else resource_error(error)
             if State.verbose or known is None:
                 raise
-            say(f"error: {clean(str(known))}")
+            text = clean(str(known))
+            if "://" in text:  # what was taken for something else than a source is named as it was written
+                from stream_ann.ingest.url import redact
+
+                text = _URL.sub(lambda url: redact(url[0]), text)
+            say(f"error: {text}")
             raise typer.Exit(1) from None
 
     return run

@@ -6,12 +6,11 @@ import json
 import struct
 
 import pytest
-from typer.testing import CliRunner
 
-from cli import app
 from stream_ann.errors import StreamAnnError
 from stream_ann.ingest import SourceUrl
 from stream_ann.ingest.url import redact
+from tests.fuzz.arguments import command_line
 from tests.fuzz.targets import TARGETS
 
 HUGE = 10**400
@@ -65,7 +64,6 @@ def test_a_token_before_a_path_that_looks_like_a_password_is_hidden(host, path):
     ],
 )
 def test_a_password_in_the_wrong_place_is_not_repeated(arguments):
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code in (1, 2)
-    assert "camera" in result.stderr
-    assert "s3cret" not in result.output
+    code, out, err = command_line(arguments)
+    assert code in (1, 2)
+    assert "s3cret" not in out + err
