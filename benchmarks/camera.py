@@ -7,6 +7,8 @@ notes when it sent each frame. One camera serves any number of players, each fro
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
 import select
 import socket
 import struct
@@ -26,10 +28,13 @@ from numpy.typing import NDArray
 
 from stream_ann.ingest.pattern import pattern_image
 
-__all__ = ["AccessUnit", "Faults", "RtspCamera", "encode", "encode_pattern"]
+__all__ = ["BASIC", "DIGEST", "AccessUnit", "Faults", "RtspCamera", "encode", "encode_pattern", "knows_digest"]
 
 AccessUnit = list[bytes]
 """One coded frame: its NAL units, without start codes."""
+NONCE = "d41d8cd98f00b204"
+BASIC, DIGEST = 'Basic realm="camera"', f'Digest realm="camera", nonce="{NONCE}"'
+"""What players are asked for."""
 _CLOCK_HZ = 90_000
 _FIRST_TIMESTAMP = 900_000
 """Not 0, which FFmpeg takes for "not set"."""
@@ -105,6 +110,7 @@ class RtspCamera:
         fps: Frames a second.
         port: Where it listens; any free port by default.
         password: What players must give, for whatever user name.
+        digest: Ask for a digest of it, rather than for the password itself.
         first_unit: Where in the loop each player joins.
         faults: What goes wrong.
     """
@@ -116,6 +122,7 @@ class RtspCamera:
         fps: float = 25,
         port: int = 0,
         password: str | None = None,
+        digest: bool = False,
         first_unit: int = 0,
         faults: Faults | None = None,
     ) -> None:
@@ -129,6 +136,7 @@ class RtspCamera:
         self.connections = 0
         """How many players have begun to play."""
         self._password = password
+        self._digest = digest
         self._first_unit = first_unit
         self._stopping = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -230,9 +238,9 @@ class RtspCamera:
         path = first.split()[1]
         status, body = "200 OK", ""
         reply = [f"CSeq: {headers.get('cseq', '0')}", "Session: 1"]
-        if method != "OPTIONS" and not self._is_allowed(headers.get("authorization", "")):
+        if method != "OPTIONS" and not self._is_allowed(method, headers.get("authorization", "")):
             status = "401 Unauthorized"
-            reply.append('WWW-Authenticate: Basic realm="camera"')
+            reply.append(f"WWW-Authenticate: {DIGEST if self._digest else BASIC}")
         elif method == "OPTIONS":
             reply.append("Public: DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER")
         elif method == "DESCRIBE" and not path.rstrip("/").endswith("/live"):
@@ -250,9 +258,11 @@ class RtspCamera:
             reply.append(f"Content-Length: {len(body)}")
         return "\r\n".join([f"RTSP/1.0 {status}", *reply, "", body]).encode()
 
-    def _is_allowed(self, authorization: str) -> bool:
+    def _is_allowed(self, method: str, authorization: str) -> bool:
         if self._password is None:
             return True
+        if self._digest:
+            return knows_digest(authorization, method, self._password)
         kind, _, value = authorization.partition(" ")
         return kind == "Basic" and base64.b64decode(value).decode().partition(":")[2] == self._password
 
@@ -305,6 +315,18 @@ class RtspCamera:
                     self.on_sent(number, sent_s[-1])
                 connection.sendall(data)
                 number += 1
+
+
+def knows_digest(authorization: str, method: str, password: str) -> bool:
+    """Whether an ``Authorization`` header answers :data:`DIGEST` with a password, for whatever user (RFC 2069)."""
+    given = dict(re.findall(r'(\w+)="([^"]*)"', authorization))
+    if not authorization.startswith("Digest ") or given.get("nonce") != NONCE:
+        return False
+    user, uri = given.get("username", ""), given.get("uri", "")
+    parts = (f"{user}:camera:{password}", f"{method}:{uri}")
+    first, second = (hashlib.md5(part.encode(), usedforsecurity=False).hexdigest() for part in parts)
+    expected = hashlib.md5(f"{first}:{NONCE}:{second}".encode(), usedforsecurity=False).hexdigest()
+    return given.get("response") == expected
 
 
 def _packets(unit: AccessUnit, timestamp: int, sequence: int) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from typing import Any
 import av
 from PIL import Image
 
+from benchmarks.camera import BASIC, DIGEST, knows_digest
 from stream_ann.ingest.pattern import pattern_image
 
 BOUNDARY = "camera"
@@ -26,6 +27,7 @@ class HttpCamera:
         folder: Where files are; each is served under its name.
         fps: MJPEG pictures a second.
         password: What is asked for.
+        digest: Ask for a digest of it.
         segments: Files of the folder that the live playlist names, one after the other, each a second long.
         port: Where it listens; any free port by default.
     """
@@ -36,6 +38,7 @@ class HttpCamera:
         *,
         fps: float = 25,
         password: str | None = None,
+        digest: bool = False,
         segments: list[str] | None = None,
         port: int = 0,
     ) -> None:
@@ -52,9 +55,11 @@ class HttpCamera:
             def do_GET(self) -> None:
                 camera.requests.append(self.path)
                 wanted = "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
-                if password is not None and self.headers.get("Authorization") != wanted:
+                offered = self.headers.get("Authorization", "")
+                knows = (not digest and offered == wanted) or (digest and knows_digest(offered, "GET", password or ""))
+                if password is not None and not knows:
                     self.send_response(401)
-                    self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                    self.send_header("WWW-Authenticate", DIGEST if digest else BASIC)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                 elif self.path.startswith("/stream.mjpg"):
