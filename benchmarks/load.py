@@ -45,7 +45,7 @@ from pipelines.live import LiveRun
 from stream_ann.ingest import Picture, source_from
 from stream_ann.sinks.web import Access, WebView
 
-__all__ = ["ReadyCamera", "Stretch", "measure", "visited"]
+__all__ = ["ReadyCamera", "Stretch", "measure", "pictures", "problems", "simulated", "visited"]
 
 CAMERAS, VISITORS = 64, 100
 SHARES = (0.25, 0.5, 0.8, 2.0)
@@ -202,7 +202,8 @@ def most_per_s(run: LiveRun, lanes: int) -> float:
     return 1 / min([alone_s, *each])
 
 
-def _pictures() -> list[NDArray[np.uint8]]:
+def pictures() -> list[NDArray[np.uint8]]:
+    """Some of the demo clip, uint8 [H, W, 3] RGB each."""
     source = source_from("demo")
     source.open()
     found = [picture.image for i in range(300) if (picture := source.read()) is not None and i % 30 == 0]
@@ -211,12 +212,19 @@ def _pictures() -> list[NDArray[np.uint8]]:
 
 
 def simulated(
-    share: float, visitors: int, seconds: float, images: Sequence[NDArray[np.uint8]], *, weights: str, cameras: int
+    share: float,
+    visitors: int,
+    seconds: float,
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    weights: str,
+    cameras: int,
+    most_fps: float = float("inf"),
 ) -> dict[str, Any]:
-    """Many simulated cameras at one rate."""
+    """Many simulated cameras at one rate, that of each limited to ``most_fps``."""
     with pipelines.live(["pattern:64x36@1"] * cameras, weights=weights) as run:
         most = most_per_s(run, cameras)
-    fps = share * most / cameras
+    fps = min(most_fps, share * most / cameras)
     sources = [ReadyCamera(i, images, fps, i / cameras) for i in range(cameras)]
     with ExitStack() as stack:
         run = stack.enter_context(pipelines.live(sources, weights=weights))
@@ -293,7 +301,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rates, for 3 s each")
     parser.add_argument("--out", type=Path, help="file for the JSON")
     args = parser.parse_args()
-    images = _pictures()
+    images = pictures()
     shares, seconds = ((0.5,), 3.0) if args.quick else (SHARES, args.seconds)
     runs = []
     for share in shares:
