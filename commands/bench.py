@@ -46,7 +46,10 @@ def bench(
     ] = "regular",
     weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
     policy: Annotated[
-        str, typer.Option(help="Policies to compare, the first one is judged: in-order, planned, steady.")
+        str,
+        typer.Option(
+            help="Policies to compare, the first one is judged: scene, in-order, planned, steady, background."
+        ),
     ] = "in-order",
     readout: Annotated[
         ReadoutChoice, typer.Option(help="Which answer the finished exits give together.")

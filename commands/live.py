@@ -47,6 +47,7 @@ class PolicyChoice(StrEnum):
     in_order = "in-order"
     planned = "planned"
     steady = "steady"
+    scene = "scene"
 
 
 class TransportChoice(StrEnum):
@@ -155,7 +156,8 @@ def live(
         PolicyChoice | None,
         typer.Option(
             help="in-order: every exit in turn; planned: those that promise the best answer by the next frame; "
-            "steady: a good answer a little late rather than a poor one in time. By default in-order.",
+            "steady: a good answer a little late rather than a poor one in time; scene: a crude answer at once after a "
+            "cut, then ever better ones from all frames of the scene. By default in-order.",
             rich_help_panel=_REFINEMENT,
         ),
     ] = None,

@@ -19,7 +19,7 @@ from pipelines.benchmarking.cameras import streams_together
 from pipelines.benchmarking.contenders import Network, OpenEngine, anytime_network, fixed_networks, rival_network
 from pipelines.benchmarking.load import exit_times_s, single_stream, streams_in_reality, streams_on_paper
 from pipelines.benchmarking.machine import Meter
-from pipelines.benchmarking.options import DEFAULT_DURATION_S, BenchOptions
+from pipelines.benchmarking.options import BACKGROUND, DEFAULT_DURATION_S, BenchOptions
 from pipelines.benchmarking.paper import Line, Paper
 from pipelines.benchmarking.play import Manner, play
 from pipelines.benchmarking.quiet import quiet_of
@@ -30,7 +30,7 @@ from stream_ann import weights as weights_room
 from stream_ann.errors import UsageError
 from stream_ann.machine import about_machine
 from stream_ann.readout import readout_named
-from stream_ann.scheduler import InOrder, path_named
+from stream_ann.scheduler import Background, InOrder, path_named
 from stream_ann.streaming import (
     AnswerTable,
     Film,
@@ -166,7 +166,7 @@ class _Bench:
     def _all_networks(self) -> list[Network]:
         options, loaded = self._options, self._loaded
         where: dict[str, Any] = {"device": options.device, "engine": options.engine, "threads": options.threads}
-        networks = [anytime_network(loaded, **where)]
+        networks = [anytime_network(loaded, **where, lanes=2 if BACKGROUND in options.policies else 1)]
         for spec in options.against:
             if spec == "fixed":
                 networks += fixed_networks(loaded, **where)
@@ -249,8 +249,10 @@ class _Bench:
     def _manner(self, policy: str, measured: Sequence[Mean]) -> Manner:
         card, plan = self._loaded.card, self._loaded.plan
         by = [mean.value for mean in measured] if self._options.accuracies == "measured" else card.accuracies
-        path_named(policy, plan, by)
         readout = readout_named(self._options.readout, exits=len(plan), accuracies=by, weights=card.readout_weights)
+        if policy == BACKGROUND:
+            return Manner(readout=readout, background=lambda: Background(by))
+        path_named(policy, plan, by)
         return Manner(path=lambda plan: path_named(policy, plan, by), readout=readout)
 
     def _real(self, film: Film, lines: Sequence[Line], opened: Mapping[str, _Opened]) -> list[_Run]:

@@ -317,7 +317,8 @@ def live(
         precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``, where the engine has it.
         compile: Compile each step by ``torch.compile`` (engine ``"torch"``); takes long, and needs a C++ compiler.
         path: ``"in-order"`` runs every step of the plan, ``"planned"`` those that promise the best answer by the time
-            that the next frame comes, see :mod:`stream_ann.scheduler.planned`.
+            that the next frame comes, see :mod:`stream_ann.scheduler.planned`; ``"scene"`` gathers answers from all
+            frames of a scene, see :mod:`stream_ann.scheduler.scene`.
         background_refine: When frames come too fast for the deep exits, reach them for a key frame in the time that is
             left, see :mod:`stream_ann.scheduler.background`. For one source.
         queue_depth: How many steps a device that can queue them is given at once.
@@ -356,6 +357,9 @@ def live(
         raise UsageError("a live run needs at least one source, got none")
     if background_refine and len(specs) > 1:
         raise UsageError(f"refining in the background is for one source, got {len(specs)}", "leave the others out")
+    if background_refine and path == "scene":
+        what = "policy scene remembers deep answers itself, and refines none in the background"
+        raise UsageError(what, "leave one of the two out")
     policy: Policy = UntilNextFrame()
     if deadline_ms is not None:
         policy = policy & Deadline(deadline_ms)

@@ -112,6 +112,9 @@ class FrameResult:
     """Why its refinement ended."""
     key_frame: int | None = None
     """Number of the earlier frame whose deep answer was joined to this one's; None where there is none."""
+    carried: float = 0.0
+    """Which part of the answer comes from earlier frames of the scene, 0 to 1: what remains is what this frame itself
+    has said."""
 
     @property
     def first_ms(self) -> float:
@@ -152,6 +155,7 @@ class FrameResult:
             "ended": self.ended,
             **({"suspect": True} if self.frame.suspect else {}),
             **({} if self.key_frame is None else {"key_frame": self.key_frame}),
+            **({"carried": round(self.carried, 3)} if self.carried else {}),
         }
 
 

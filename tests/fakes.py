@@ -80,11 +80,13 @@ class FakeLanes:
         self.calls: list[tuple[object, ...]] = []
         self._codes = [-1] * lanes
         self._last: list[int | None] = [None] * lanes
+        self._done: list[set[int]] = [set() for _ in range(lanes)]
         self._queues: list[list[tuple[float, int, int]]] = [[] for _ in range(lanes)]
 
     def start(self, image: np.ndarray, *, lane: int = 0) -> None:
         self._codes[lane] = int(image[0, 0, 0])
         self._last[lane] = None
+        self._done[lane].clear()
         self._queues[lane].clear()
         self.calls.append(("start", self._codes[lane], lane))
 
@@ -137,8 +139,9 @@ class FakeLanes:
         assert self._codes[lane] >= 0, "no picture yet"
         last = self._last[lane]
         assert self.plan.steps[step].first or last == step - 1, f"step {step} after {last}"
-        assert last is None or step > last, f"step {step} after {last}"
+        assert step not in self._done[lane], f"step {step} again"
         self._last[lane] = step
+        self._done[lane].add(step)
 
     def _answer(self, step: int, code: int) -> np.ndarray:
         return answer_of(code, step, len(self.step_s), self.plan.classes)

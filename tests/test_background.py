@@ -14,7 +14,7 @@ from stream_ann.errors import UsageError
 from stream_ann.frames import Frame, FrameResult, Prediction
 from stream_ann.ingest import ScriptedSlot
 from stream_ann.scheduler import Background, Scheduler, path_named
-from stream_ann.scheduler.background import Deep, scene_change, sketch
+from stream_ann.scheduler.background import Deep
 from stream_ann.scheduler.running import Runner
 from tests.fakes import FakeLanes
 
@@ -138,29 +138,34 @@ class TestJoining:
         clock = FakeClock()
         background.attach(Runner(FakeLanes(clock, FAST, lanes=2), clock), clock)
         probabilities = np.array([0, 1, 0, 0], dtype=np.float32)
-        background._deep = Deep(frame, Prediction(exit, probabilities, 0.0), sketch(frame.image))
+        background._deep = Deep(frame, Prediction(exit, probabilities, 0.0))
 
     @pytest.mark.parametrize(("age_s", "share"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.25), (60.0, 0.0)])
     def test_the_deep_answer_counts_less_as_it_ages(self, age_s, share):
         background = Background(ACCURACIES, half_life_s=0.5)
         self.deep(background, Frame(picture(0), "camera", 7, None, 1.0))
         own = Prediction(0, np.array([1, 0, 0, 0], dtype=np.float32), 1.5)
-        answer, key = background.joined(Frame(picture(0), "camera", 9, None, 1.0 + age_s), own)
+        answer, key, carried = background.joined(Frame(picture(0), "camera", 9, None, 1.0 + age_s), own)
         assert answer.probabilities == pytest.approx([1 - share, share, 0, 0])
         assert (answer.exit, answer.done_s, key) == (3, 1.5, 7)
+        assert carried == pytest.approx(share)
 
     def test_an_answer_that_is_no_less_accurate_stays_as_it_is(self):
         background = Background(ACCURACIES)
         self.deep(background, Frame(picture(0), "camera", 7, None, 1.0), exit=1)
         own = Prediction(2, np.array([1, 0, 0, 0], dtype=np.float32), 1.5)
-        assert background.joined(Frame(picture(0), "camera", 8, None, 1.0), own) == (own, None)
+        assert background.joined(Frame(picture(0), "camera", 8, None, 1.0), own) == (own, None, 0.0)
 
     def test_a_change_of_scene_drops_it(self):
         background = Background(ACCURACIES)
         self.deep(background, Frame(picture(0, grey=100), "camera", 7, None, 1.0))
         own = Prediction(0, np.array([1, 0, 0, 0], dtype=np.float32), 1.5)
-        for grey, key in ((110, 7), (90, 7), (160, None), (100, None)):  # once dropped it does not come back
-            frame = Frame(picture(0, grey=grey), "camera", 8, None, 1.0)
+        # once dropped it does not come back
+        random = np.random.default_rng(0)
+        scenes = [np.kron(random.integers(0, 256, (9, 16, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))] * 2
+        scenes += [255 - scenes[0], scenes[0]]
+        for number, (image, key) in enumerate(zip(scenes, (7, 7, None, None), strict=True), start=8):
+            frame = Frame(image, "camera", number, None, 1.0 + 0.2 * (number - 8))
             background.see(frame)
             assert background.joined(frame, own)[1] == key
 
@@ -173,23 +178,6 @@ class TestJoining:
     def test_the_half_life_must_be_positive(self):
         with pytest.raises(UsageError, match="half-life must be more than 0 s, got 0"):
             Background(half_life_s=0)
-
-
-class TestSceneChange:
-    def test_noise_and_small_movements_are_no_change_and_another_picture_is(self):
-        random = np.random.default_rng(0)
-        blocks = random.integers(0, 256, (9, 16, 3), dtype=np.uint8)
-        scene = np.kron(blocks, np.ones((40, 40, 1), dtype=np.uint8))
-        noisy = np.clip(scene.astype(int) + random.normal(0, 10, scene.shape), 0, 255).astype(np.uint8)
-        moved = np.roll(scene, 8, axis=1)
-        other = np.kron(random.integers(0, 256, (9, 16, 3), dtype=np.uint8), np.ones((40, 40, 1), dtype=np.uint8))
-        assert scene_change(sketch(scene), sketch(scene)) == 0
-        assert scene_change(sketch(scene), sketch(noisy)) < 0.03
-        assert scene_change(sketch(scene), sketch(moved)) < 0.1
-        assert scene_change(sketch(scene), sketch(other)) > 0.15
-
-    def test_the_smallest_picture_has_a_sketch_too(self):
-        assert sketch(np.full((1, 1, 3), 255, dtype=np.uint8)) == pytest.approx(np.ones((8, 8, 3)))
 
 
 @given(

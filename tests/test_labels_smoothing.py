@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from stream_ann.frames import Frame, Prediction
 from stream_ann.ingest import DEMO_CLIP, source_from
 from stream_ann.labels import LabelOptions, labelling_from
-from stream_ann.labels.scenes import Glimpse, is_cut
 from stream_ann.labels.smoothing import MOST_SOURCES, Smoothing
+from stream_ann.scenes import Glimpse, is_cut
 
 FPS = 25
 GREY = np.full((36, 64, 3), 100, np.uint8)

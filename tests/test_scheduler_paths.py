@@ -43,9 +43,14 @@ def run(
     members: Sequence[int] | None = None,
     queue_depth: int = 1,
     concurrent: bool = False,
+    scene_frames: int = 1 << 30,
 ) -> tuple[list[FrameResult], ScriptedSlot, FakeLanes]:
     clock = FakeClock()
-    frames = [Frame(coded_image(i), "camera", i, t, t) for i, t in enumerate(arrivals_s)]
+    # four shades of grey are a scene, and so are four much lighter ones
+    codes = [i % 4 + 128 * (i // scene_frames % 2) for i in range(len(arrivals_s))]
+    frames = [
+        Frame(coded_image(code), "camera", i, t, t) for i, (code, t) in enumerate(zip(codes, arrivals_s, strict=True))
+    ]
     slot = ScriptedSlot(frames, clock)
     engine = FakeLanes(clock, step_s, lanes=1, members=members, concurrent=concurrent)
     way = path_named(path, engine.plan, accuracies)

@@ -50,8 +50,12 @@ class TestSteady:
         assert (1, 2) not in {tuple(exits(r)) for r in settled(newer)[:-1]}
 
     def test_a_member_that_takes_longer_than_labels_last_is_not_worth_it(self):
-        results, _, _ = run(regular(60, 1200), (0.005, 0.7), path="steady", accuracies=[0.6, 0.9])
+        results, _, _ = run(regular(60, 1200), (0.005, 0.7), path="steady", accuracies=[0.6, 0.9], scene_frames=30)
         assert {tuple(exits(r)) for r in settled(results)[:-1]} == {(0,)}
+
+    def test_where_nothing_ever_changes_a_member_may_take_long(self):
+        results, _, _ = run(regular(60, 1200), (0.005, 0.7), path="steady", accuracies=[0.6, 0.9])
+        assert exits(results[-2]) == [1]
 
     def test_a_deadline_wants_answers_of_ones_own(self):
         results, _, _ = run(regular(100, 200), path="steady", policy=Deadline(9))

@@ -230,6 +230,22 @@ class TestSimulatedEngine:
         again.run(0)
         assert again.spans[:2] == engine.spans[:2]
 
+    def test_each_lane_holds_a_picture_and_a_state_of_its_own(self):
+        plan = plan_of_macs([1, 1], members=[0, 0], classes=2)
+        images = tuple(np.full((2, 2, 3), i, np.uint8) for i in range(2))
+        table = np.array([[[0.9, 0.1], [0.8, 0.2]], [[0.3, 0.7], [0.4, 0.6]]], dtype=np.float32)
+        engine = SimulatedEngine(plan, AnswerTable(table, images), TimeTable.constant([1, 2]), FakeClock(), lanes=2)
+        engine.start(images[0], lane=0)
+        first = engine.run(0, lane=0)
+        engine.start(images[1], lane=1)
+        with pytest.raises(ValueError, match="needs the state of step 0"):
+            engine.run(1, lane=1)
+        # what happens in one lane leaves the other as it was
+        assert engine.run(0, lane=1).tolist() == table[1, 0].tolist()
+        assert engine.run(1, lane=0).tolist() == table[0, 1].tolist()
+        assert engine.run(1, lane=1).tolist() == table[1, 1].tolist()
+        assert first.tolist() == table[0, 0].tolist()
+
     def test_a_step_of_a_member_needs_the_one_before(self):
         clock = FakeClock()
         table = AnswerTable(np.zeros((1, 2, 4), np.float32), (np.zeros((2, 2, 3), np.uint8),))

@@ -48,8 +48,8 @@ class Network:
     """Of one exit as a network of its own: the steps of the anytime network that lead to it."""
 
 
-def anytime_network(loaded: Weights, *, device: str, engine: str, threads: int | None) -> Network:
-    """The network that is judged."""
+def anytime_network(loaded: Weights, *, device: str, engine: str, threads: int | None, lanes: int = 1) -> Network:
+    """The network that is judged, with so many frames in the works at once."""
 
     def opened() -> OpenEngine:
         return open_engine(
@@ -59,6 +59,7 @@ def anytime_network(loaded: Weights, *, device: str, engine: str, threads: int |
             engine=engine,
             threads=threads,
             temperatures=loaded.card.temperatures,
+            lanes=lanes,
         )
 
     return Network(loaded.card.name, "anytime", loaded.plan, opened, tuple(range(len(loaded.plan))))

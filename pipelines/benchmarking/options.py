@@ -9,10 +9,12 @@ from typing import Literal
 from pipelines.benchmarking.streams import FilmOptions
 from stream_ann.errors import UsageError, nearest
 
-__all__ = ["DEFAULT_DURATION_S", "DEFAULT_FPS", "BenchOptions"]
+__all__ = ["BACKGROUND", "DEFAULT_DURATION_S", "DEFAULT_FPS", "BenchOptions"]
 
 DEFAULT_FPS = (2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 480.0)
 """Frame rates, from slower than any network to faster than all."""
+BACKGROUND = "background"
+"""The policy that takes steps in order and refines key frames behind the frames that come."""
 MOST_STREAMS = 1024
 DEFAULT_DURATION_S = 10.0
 """How long a run in real time lasts at each rate."""
@@ -85,7 +87,9 @@ class BenchOptions:
             what = f"{self.streams} streams" if self.simulate else "several streams are played on paper only"
             raise UsageError(what, f"give 1 to {MOST_STREAMS}, with --simulate")
         if not self.policies:
-            raise UsageError("no policy is given", "give in-order, planned or steady")
+            raise UsageError("no policy is given", "give scene, in-order, planned, steady or background")
+        if self.streams is not None and self.streams > 1 and BACKGROUND in self.policies:
+            raise UsageError("refining in the background is for one stream", "leave --streams or background out")
         if self.interval_ms is not None and not 0 < self.interval_ms <= 60_000:
             raise UsageError(f"an interval of {self.interval_ms:g} ms", "give one above 0 and up to 60,000")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:

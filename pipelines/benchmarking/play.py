@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,10 @@ from stream_ann.clock import Clock, FakeClock, MonotonicClock
 from stream_ann.frames import Frame, FrameResult, Prediction
 from stream_ann.ingest import ScriptedInbox, ScriptedSlot, Slot
 from stream_ann.labels import Plain, Settled
+from stream_ann.lanes import LaneEngine
 from stream_ann.nets.contract import Plan
 from stream_ann.readout import Latest, Readout
-from stream_ann.scheduler import Engine, FrameSlot, InOrder, Path, Policy, Scheduler, UntilNextFrame, Waiter
+from stream_ann.scheduler import Background, Engine, FrameSlot, InOrder, Path, Policy, Scheduler, UntilNextFrame, Waiter
 from stream_ann.streaming import AnswerTable, Film, Recording, RunLog, Shown, SimulatedEngine, TimeTable
 
 __all__ = ["Camera", "Manner", "WatchedEngine", "play", "run_queue", "simulate", "simulate_streams"]
@@ -36,6 +37,13 @@ class Manner:
     """When to stop refining a frame."""
     readout: Readout = field(default_factory=Latest)
     """Which answer the exits give together."""
+    background: Callable[[], Background] | None = None
+    """Makes what refines key frames behind the frames that come; None: nothing does."""
+
+    @property
+    def lanes(self) -> int:
+        """How many frames are in the works at once."""
+        return 1 if self.background is None else 2
 
 
 class WatchedEngine:
@@ -56,16 +64,19 @@ class WatchedEngine:
         """Time of each step at opening, in seconds."""
         return self._engine.step_s
 
-    def start(self, image: NDArray[np.uint8]) -> None:
+    def start(self, image: NDArray[np.uint8], *, lane: int = 0) -> None:
         """Take in a new picture."""
         begun_s = self._clock.now_s()
-        self._engine.start(image)
+        if lane:
+            cast(LaneEngine, self._engine).start(image, lane=lane)
+        else:
+            self._engine.start(image)
         self.spans.append((-1, begun_s, self._clock.now_s()))
 
-    def run(self, step: int) -> NDArray[np.float32]:
+    def run(self, step: int, *, lane: int = 0) -> NDArray[np.float32]:
         """Run one step."""
         begun_s = self._clock.now_s()
-        probabilities = self._engine.run(step)
+        probabilities = cast(LaneEngine, self._engine).run(step, lane=lane) if lane else self._engine.run(step)
         self.spans.append((step, begun_s, self._clock.now_s()))
         return probabilities
 
@@ -248,7 +259,8 @@ def simulate_streams(
         frames = [Frame(answers.images[picture], name, n, at_s, at_s) for n, (picture, at_s) in enumerate(pairs)]
         slots.append(ScriptedSlot(frames, clock))
         seen.append((name, pictures, arrivals_s))
-    engine = SimulatedEngine(plan, answers, times, clock, lanes=len(streams), seed=seed, recording=recording)
+    lanes = max(len(streams), manner.lanes)
+    engine = SimulatedEngine(plan, answers, times, clock, lanes=lanes, seed=seed, recording=recording)
     waiter = ScriptedInbox(slots, clock) if len(slots) > 1 else None
     results, shown = _drive(engine, slots, clock, classes, manner, waiter=waiter)
     by_source: dict[str, list[FrameResult]] = {}
@@ -340,6 +352,7 @@ def _drive(
         readout=manner.readout,
         labelling=watched,
         top_k=1,
+        background=None if manner.background is None else manner.background(),
     )
     return list(scheduler.results()), watched.shown
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ann.frames import Frame, Prediction
-from stream_ann.labels.scenes import Glimpse, is_cut
+from stream_ann.scenes import Glimpse, is_cut
 
 __all__ = ["Smoothing"]
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from stream_ann.scheduler.arrivals import Arrivals
 from stream_ann.scheduler.background import Background
+from stream_ann.scheduler.named import DEFAULT_PATH, path_named
 from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path, PathName
-from stream_ann.scheduler.planned import DEFAULT_PATH, Planned, path_named
+from stream_ann.scheduler.planned import Planned, Steady
 from stream_ann.scheduler.policies import Confident, Deadline, Moment, Policy, UntilNextFrame
 from stream_ann.scheduler.protocols import Engine, FrameSlot, Waiter
+from stream_ann.scheduler.scene import Scene
 from stream_ann.scheduler.scheduler import Scheduler
 from stream_ann.scheduler.sources import Partial
 from stream_ann.scheduler.times import StepTimes
@@ -33,7 +35,9 @@ __all__ = [
     "PathName",
     "Planned",
     "Policy",
+    "Scene",
     "Scheduler",
+    "Steady",
     "StepTimes",
     "UntilNextFrame",
     "Waiter",

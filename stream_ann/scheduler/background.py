@@ -12,23 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stream_ann.clock import Clock
 from stream_ann.errors import UsageError
 from stream_ann.frames import Frame, Prediction
 from stream_ann.labels import Labelling
+from stream_ann.scheduler.memory import SceneWatch
 from stream_ann.scheduler.paths import Choice, Outlook, exit_values
 from stream_ann.scheduler.planning import successors, ways
 from stream_ann.scheduler.running import Runner
 
-__all__ = ["Background", "Deep", "scene_change", "sketch"]
+__all__ = ["Background", "Deep"]
 
 LANE = 1
 """The key frame's lane: on devices that have priorities, of a lower one than the frames that come."""
 SHALLOW = 0.5
 """While a key frame is refined, frames run on beyond their first exit only in this first part of the usual gap."""
-SKETCH_PX, BLOCKS = 64, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +36,6 @@ class Deep:
 
     frame: Frame
     prediction: Prediction
-    sketch: NDArray[np.float32]
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +43,6 @@ class _Key:
     """A key frame in the works."""
 
     frame: Frame
-    sketch: NDArray[np.float32]
     steps: deque[int]
     begun: bool = False
     submitted: bool = False
@@ -62,22 +59,18 @@ class Background:
     Args:
         accuracies: Accuracy of each exit, None where it is not known.
         half_life_s: After so many seconds a deep answer counts half as much beside a frame's own.
-        scene: A change of the picture from which on the scene is another, see :func:`scene_change`.
 
     Raises:
         UsageError: If the half-life is not positive.
     """
 
-    def __init__(
-        self, accuracies: Sequence[float | None] = (), *, half_life_s: float = 1.0, scene: float = 0.1
-    ) -> None:
+    def __init__(self, accuracies: Sequence[float | None] = (), *, half_life_s: float = 1.0) -> None:
         if not half_life_s > 0:
             raise UsageError(f"the half-life must be more than 0 s, got {half_life_s:g}")
         self._given = accuracies
         self._half_life_s = half_life_s
-        self._scene = scene
+        self._watch = SceneWatch()
         self._frame: Frame | None = None
-        self._sketch: NDArray[np.float32] | None = None
         self._gap_s: float | None = None
         self._key: _Key | None = None
         self._deep: Deep | None = None
@@ -99,11 +92,9 @@ class Background:
 
     def see(self, frame: Frame) -> None:
         """Look at a frame that has just been taken; a change of scene ends what belonged to the old one."""
-        self._frame, self._sketch = frame, sketch(frame.image)
-        if self._deep is not None and scene_change(self._deep.sketch, self._sketch) > self._scene:
-            self._deep = None
-        if self._key is not None and scene_change(self._key.sketch, self._sketch) > self._scene:
-            self._key = None  # the lane forgets its steps when the next key frame starts
+        self._frame = frame
+        if self._watch.see(frame):
+            self._deep = self._key = None  # the lane forgets its steps when the next key frame starts
 
     def limited(self, frame: Frame, outlook: Outlook, choice: Choice) -> Choice:
         """What a frame does next, where its time may be put to better use behind it.
@@ -118,7 +109,7 @@ class Background:
         if self._deep is not None and self._deep.frame is frame:
             return self._beyond(self._deep.prediction.exit, outlook, choice, calm_s)
         ends = choice.step is None and choice.wait_s <= 0
-        if not target or self._gap_s is None or self._sketch is None or calm_s <= 0 or ends:
+        if not target or self._gap_s is None or calm_s <= 0 or ends:
             return choice
         if choice.step is not None:
             if outlook.elapsed_s + outlook.times.typical_s(choice.step) <= SHALLOW * self._gap_s:
@@ -126,7 +117,7 @@ class Background:
         else:
             calm_s = min(calm_s, choice.wait_s)
         if self._key is None or (self._key.frame is not frame and not self._key.begun):
-            self._key = _Key(frame, self._sketch, deque(target))
+            self._key = _Key(frame, deque(target))
             self._runner.start(frame.image, LANE)
         return Choice(None, calm_s)
 
@@ -165,7 +156,7 @@ class Background:
         key.steps.popleft()
         if not key.steps:
             prediction = Prediction(step, labelling.group(probabilities), self._clock.now_s())
-            self._deep, self._key, self._is_new = Deep(key.frame, prediction, key.sketch), None, True
+            self._deep, self._key, self._is_new = Deep(key.frame, prediction), None, True
             self.refined += 1
         return True
 
@@ -174,19 +165,19 @@ class Background:
         new, self._is_new = self._is_new, False
         return self._deep if new else None
 
-    def joined(self, frame: Frame, answer: Prediction) -> tuple[Prediction, int | None]:
-        """A frame's answer joined with the deep one of the key frame, and the number of that frame.
+    def joined(self, frame: Frame, answer: Prediction) -> tuple[Prediction, int | None, float]:
+        """A frame's answer joined with the deep one of the key frame, the number of that frame, and its share.
 
         The deep answer counts 2 to the power of -age / half-life, the frame's own the rest. An answer that is no less
         accurate stays as it is.
         """
         deep = self._deep
         if deep is None or self._accuracies[answer.exit] >= self._accuracies[deep.prediction.exit]:
-            return answer, None
+            return answer, None, 0.0
         age_s = max(0.0, frame.arrival_s - deep.frame.arrival_s)
         share = np.float32(0.5 ** (age_s / self._half_life_s))
         mixed = share * deep.prediction.probabilities + (1 - share) * answer.probabilities
-        return Prediction(deep.prediction.exit, mixed, answer.done_s), deep.frame.index
+        return Prediction(deep.prediction.exit, mixed, answer.done_s), deep.frame.index, float(share)
 
     def _leaves_time(self, step: int) -> bool:
         """Whether the frame that comes next, even if it has to wait, has its first answer before its successor."""
@@ -215,24 +206,3 @@ class Background:
             if fits and self._accuracies[way[-1]] > shallow:
                 return way
         return ()
-
-
-def sketch(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A picture in 8 x 8 blocks, float32 [8, 8, 3], 0 to 1: the means of a sparse grid of its pixels.
-
-    Takes some 0.1 ms, whatever the size of the picture.
-
-    Args:
-        image: uint8 [H, W, 3] RGB.
-    """
-    height, width = image.shape[:2]
-    rows = np.linspace(0, height - 1, SKETCH_PX).astype(np.intp)
-    columns = np.linspace(0, width - 1, SKETCH_PX).astype(np.intp)
-    block = SKETCH_PX // BLOCKS
-    grid = image[np.ix_(rows, columns)].reshape(BLOCKS, block, BLOCKS, block, 3)
-    return np.asarray(grid.mean(axis=(1, 3), dtype=np.float32) / 255, dtype=np.float32)
-
-
-def scene_change(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
-    """How much two sketches differ: mean absolute difference, 0 to 1."""
-    return float(np.abs(before - after).mean())

@@ -13,11 +13,12 @@ from typing import Literal, NamedTuple, get_args
 from stream_ann.errors import UsageError, nearest
 from stream_ann.nets.contract import Plan
 from stream_ann.scheduler.arrivals import Arrivals
+from stream_ann.scheduler.memory import SceneWatch
 from stream_ann.scheduler.times import StepTimes
 
 __all__ = ["Choice", "InOrder", "Outlook", "Path", "PathName", "checked_path_name", "exit_values"]
 
-PathName = Literal["in-order", "planned", "steady"]
+PathName = Literal["in-order", "planned", "steady", "scene"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,12 @@ class Outlook:
     """The fixed time that the frame has from its arrival, in seconds; None where there is none."""
     sharers: int = 1
     """How many frames share the engine at the moment, this one included: a step then takes so many times as long."""
+    now_s: float = 0.0
+    """The time, in seconds of the clock that stamped the frames' arrivals."""
+    exits: tuple[int, ...] = ()
+    """The exits that the frame has reached or has steps queued for."""
+    scene: SceneWatch | None = None
+    """What is known of the scene; None where nothing is remembered."""
 
 
 class Choice(NamedTuple):
@@ -58,6 +65,15 @@ class Path(ABC):
     def __init__(self, plan: Plan, accuracies: Sequence[float | None] = ()) -> None:
         self._plan = plan
         self._accuracies = exit_values(plan, accuracies)
+
+    scenes: Literal["ignored", "watched", "remembered"] = "ignored"
+    """Whether cuts between scenes are noticed, and whether what the frames of a scene have said is remembered and
+    joined to the answers of those that follow."""
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Accuracy of each exit, known or guessed."""
+        return self._accuracies
 
     @abstractmethod
     def choose(self, outlook: Outlook) -> Choice:

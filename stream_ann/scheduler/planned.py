@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from stream_ann.nets.contract import Plan
 from stream_ann.scheduler.arrivals import Arrivals
-from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path, PathName, checked_path_name
+from stream_ann.scheduler.memory import GUESS_S
+from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path
 from stream_ann.scheduler.planning import NOTHING, Problem, Solution, solve, successors, ways
 from stream_ann.scheduler.times import StepTimes
 
-__all__ = ["DEFAULT_PATH", "Planned", "Steady", "path_named"]
-
-DEFAULT_PATH: PathName = "in-order"
-"""The path that frames take unless told otherwise."""
+__all__ = ["Planned", "Steady"]
 
 FIRST_SWEEPS, MORE_SWEEPS = 16, 4
 """How often the cost of starting late is improved on: for a new plan, and for one that goes on from an older one."""
@@ -31,8 +29,6 @@ LATE, LATE_SHARE, LATE_POINTS = 0.1, 0.1, 8
 QUANTILES = (0.1, 0.5, 0.9)
 TIGHT = 0.8
 """A member that takes less than this part of the usual gap is left to the plan, which has time for it."""
-LABEL_S = 1.0
-"""How long a camera shows the same, on average: the chance that an answer still holds falls to 1 / e in that time."""
 BINS, BINS_PER_STEP, MOST_BINS = 128, 8, 512
 
 
@@ -163,9 +159,11 @@ class Steady(Planned):
 
     What a camera sees stays the same for a while, so that a good answer about a frame that is not the newest any more
     is worth more than a poor one about the newest. Where that holds, by the times of the steps, the rate of the frames
-    and :data:`LABEL_S`, a frame goes straight through the member that is worth most, whatever comes meanwhile. Newer
-    frames then have no answer of their own, and the first answer comes later: that is the price.
+    and how long scenes have lasted so far, a frame goes straight through the member that is worth most, whatever comes
+    meanwhile. Newer frames then have no answer of their own, and the first answer comes later: that is the price.
     """
+
+    scenes = "watched"
 
     def __init__(self, plan: Plan, accuracies: Sequence[float | None] = ()) -> None:
         super().__init__(plan, accuracies)
@@ -197,27 +195,14 @@ class Steady(Planned):
         if arrivals is None or gap_s is None or not arrivals.known or outlook.deadline_s is not None:
             return ()
         best = self._table(outlook, arrivals).solution.accuracy
+        # how long a label lasts on average: the chance that an answer still holds falls to 1 / e in that time
+        label_s = GUESS_S if outlook.scene is None else outlook.scene.dwell_s
         chosen: tuple[int, ...] = ()
         for way in self._ways:
             way_s = outlook.sharers * sum(outlook.times.typical_s(step) for step in way)
             # a frame waits half a gap for the engine; its answer is shown from its end for as long as it took
             age_s = 1.5 * way_s + gap_s / 2 - gap_s
-            worth = self._accuracies[way[-1]] * math.exp(-age_s / LABEL_S)
+            worth = self._accuracies[way[-1]] * math.exp(-age_s / label_s)
             if way_s > TIGHT * gap_s and worth > best:
                 best, chosen = worth, way
         return chosen
-
-
-def path_named(name: str, plan: Plan, accuracies: Sequence[float | None] = ()) -> Path:
-    """The path that a user asked for.
-
-    Args:
-        name: ``"in-order"``, ``"planned"`` or ``"steady"``.
-        plan: The plan.
-        accuracies: Validated accuracy of each exit, from the weights card; None where there is none.
-
-    Raises:
-        UsageError: If there is no such path.
-    """
-    paths: dict[str, type[InOrder] | type[Planned]] = {"in-order": InOrder, "planned": Planned, "steady": Steady}
-    return paths[checked_path_name(name)](plan, accuracies)

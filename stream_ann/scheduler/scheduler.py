@@ -13,8 +13,8 @@ from stream_ann.labels import Labelling, Plain
 from stream_ann.readout import Latest, Readout
 from stream_ann.scheduler.background import Background
 from stream_ann.scheduler.grouping import best_count, leaves_time
+from stream_ann.scheduler.named import DEFAULT_PATH, path_named
 from stream_ann.scheduler.paths import Choice, Outlook, Path
-from stream_ann.scheduler.planned import DEFAULT_PATH, path_named
 from stream_ann.scheduler.policies import Moment, Policy, UntilNextFrame
 from stream_ann.scheduler.protocols import Engine, FrameSlot, Waiter
 from stream_ann.scheduler.running import Runner
@@ -48,7 +48,7 @@ class Scheduler:
         clock: Tells the time; the one that stamped the frames' arrivals.
         classes: Name of each class of the plan.
         policy: When to stop refining a frame.
-        path: Which steps a frame goes through; by default :data:`~stream_ann.scheduler.planned.DEFAULT_PATH`.
+        path: Which steps a frame goes through; by default :data:`~stream_ann.scheduler.named.DEFAULT_PATH`.
         readout: Which answer the exits reached give together.
         labelling: What an answer is called; by default each class by its own name.
         top_k: How many classes a result lists.
@@ -187,16 +187,20 @@ class Scheduler:
 
     def _outlook(self, source: SourceWork, job: Job, now_s: float, sharers: int) -> Outlook:
         return source.outlook(
+            now_s,
             now_s - job.frame.arrival_s,
             self.step_times,
             last=job.last,
             deadline_s=self._policy.deadline_s,
             sharers=sharers,
+            exits=(*(e.exit for e in job.exits), *job.queue),
         )
 
     def _result(self, source: SourceWork, job: Job, ended: Ended) -> FrameResult:
         assert job.answer is not None
         source.job = None
+        if source.memory is not None:
+            source.memory.add(job.frame, job.predictions)
         self._free.append(job.lane)
         settled = self._labelling.settle(job.frame, job.answer, final=True)
         names = self._labelling.names
@@ -212,6 +216,7 @@ class Scheduler:
             replaced_before=job.replaced_before,
             ended=ended,
             key_frame=job.key_frame,
+            carried=job.carried,
         )
 
     def _budget_ms(self, source: SourceWork, job: Job, ended: Ended) -> float | None:
@@ -252,7 +257,12 @@ class Scheduler:
 
         def first_step(source: SourceWork) -> int:
             outlook = source.outlook(
-                source.waited_s(now_s), self.step_times, last=None, deadline_s=self._policy.deadline_s, sharers=sharers
+                now_s,
+                source.waited_s(now_s),
+                self.step_times,
+                last=None,
+                deadline_s=self._policy.deadline_s,
+                sharers=sharers,
             )
             step = source.path.choose(outlook).step
             assert step is not None  # a path begins with a step
@@ -264,7 +274,7 @@ class Scheduler:
             alike += [source for source in wanting[1:] if first_step(source) == step]
         left_s = alike[0].due_s(self._policy.deadline_s) - now_s
         count = best_count(lambda n: self._runner.together_s(step, n), min(len(alike), len(self._free)), left_s)
-        group = []
+        group: dict[int, list[tuple[SourceWork, Job]]] = {}
         for source in alike[:count]:
             lane = min(self._free)
             job = source.take(lane, now_s)
@@ -274,8 +284,11 @@ class Scheduler:
             self._runner.start(job.frame.image, lane)
             if self._background is not None:
                 self._background.see(job.frame)
-            group.append((source, job))
-        self._run(step, group)
+            cut = source.watch is not None and source.watch.see(job.frame)
+            # what was chosen before anybody had looked at the frame was meant for the scene before
+            group.setdefault(first_step(source) if cut else step, []).append((source, job))
+        for step, alike_jobs in group.items():
+            self._run(step, alike_jobs)
 
     # the frames in the works
 
@@ -339,7 +352,10 @@ class Scheduler:
         elapsed_s += sum(self.step_times.typical_s(step) for step in job.queue)
         while len(job.queue) < depth:
             deadline_s = self._policy.deadline_s
-            ahead = source.outlook(elapsed_s, self.step_times, last=job.queue[-1], deadline_s=deadline_s, sharers=1)
+            exits = (*(e.exit for e in job.exits), *job.queue)
+            ahead = source.outlook(
+                begun_s, elapsed_s, self.step_times, last=job.queue[-1], deadline_s=deadline_s, sharers=1, exits=exits
+            )
             step = source.path.choose(ahead).step
             if step is None:
                 break
@@ -361,8 +377,11 @@ class Scheduler:
     def _settle(self, source: SourceWork, job: Job, new: Prediction | None = None) -> None:
         """Read out the frame's answer, and show it, with what the new exit says."""
         job.answer = self._readout.answer(job.predictions)
+        if source.memory is not None:
+            joined = source.memory.joined(job.frame, job.predictions)
+            job.answer, job.carried, job.key_frame = joined.answer, joined.carried, joined.key_frame
         if self._background is not None:
-            job.answer, job.key_frame = self._background.joined(job.frame, job.answer)
+            job.answer, job.key_frame, job.carried = self._background.joined(job.frame, job.answer)
         settled = self._labelling.settle(job.frame, job.answer, final=False)
         if new is not None:
             done_ms = (new.done_s - job.frame.arrival_s) * 1e3

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from stream_ann.frames import ExitAnswer, Frame, Prediction
 from stream_ann.scheduler.arrivals import Arrivals
+from stream_ann.scheduler.memory import SceneMemory, SceneWatch
 from stream_ann.scheduler.paths import Choice, Outlook, Path
 from stream_ann.scheduler.protocols import FrameSlot
 from stream_ann.scheduler.times import StepTimes
@@ -42,6 +43,8 @@ class Job:
     exits: tuple[ExitAnswer, ...] = ()
     answer: Prediction | None = None
     """The readout's answer so far; None before the first exit."""
+    carried: float = 0.0
+    """Which part of the answer comes from earlier frames."""
     key_frame: int | None = None
     """The frame whose deep answer was joined to this one's."""
     queue: deque[int] = field(default_factory=deque)
@@ -61,6 +64,13 @@ class SourceWork:
     def __init__(self, slot: FrameSlot, path: Path) -> None:
         self.slot = slot
         self.path = path
+        # where all frames wait for their turn each has all the time that it needs, and what comes out must not depend
+        # on how long that took
+        wanted = None if slot.lossless else path.scenes
+        self.memory = SceneMemory(path.accuracies) if wanted == "remembered" else None
+        """What the frames of the scene have said; None where that is not remembered."""
+        self.watch = SceneWatch() if wanted == "watched" else self.memory
+        """Looks at the frames for cuts; None where the path does not go by scenes."""
         self.arrivals = Arrivals()
         self.job: Job | None = None
         self.partial: Partial | None = None
@@ -152,13 +162,17 @@ class SourceWork:
 
     def outlook(
         self,
+        now_s: float,
         elapsed_s: float,
         times: StepTimes,
         *,
         last: int | None,
         deadline_s: float | None,
         sharers: int,
+        exits: tuple[int, ...] = (),
     ) -> Outlook:
         """What the path may look at. Where no frame will come or all wait, there are no arrivals to mind."""
         calm = self.slot.lossless or self.slot.ended
-        return Outlook(last, elapsed_s, times, None if calm else self.arrivals, deadline_s, sharers)
+        return Outlook(
+            last, elapsed_s, times, None if calm else self.arrivals, deadline_s, sharers, now_s, exits, self.watch
+        )

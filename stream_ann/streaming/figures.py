@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -204,8 +205,10 @@ def _times_of(log: RunLog, steps: int) -> list[float]:
     """Of an answered frame's mean time in milliseconds: waiting, taking in, each step, between the steps."""
     spent_s = np.zeros(steps + 3)
     begun_s = sorted(begin for step, begin, _ in log.spans if step == -1)
-    for result, begin_s in zip(log.results, begun_s, strict=False):
-        spent_s[0] += max(0.0, begin_s - result.frame.arrival_s)
+    for result in log.results:  # taken in at the first chance: what was taken in later was a key frame, or another's
+        arrival_s = result.frame.arrival_s
+        place = bisect_left(begun_s, arrival_s - 1e-9)
+        spent_s[0] += max(0.0, begun_s[place] - arrival_s) if place < len(begun_s) else 0.0
     for step, begin_s, end_s in log.spans:
         spent_s[1 if step == -1 else 2 + step] += end_s - begin_s
     whole_s = sum(r.final_ms for r in log.results) / 1e3

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +13,8 @@ __all__ = ["Glimpse", "is_cut"]
 SAMPLES = (72, 128)
 """About how many rows and columns of a picture are looked at."""
 BLOCKS = (9, 16)
-LEVELS = 4
-"""Shades that the colour histogram tells apart in each channel."""
+SHADE_BITS = 2
+"""The colour histogram tells 2 to the power of this many shades apart in each channel."""
 COLOURS_CHANGED = 0.3
 """Share of the picture that has colours which were not there before."""
 LAYOUT_CHANGED = 0.4
@@ -37,17 +37,13 @@ class Glimpse:
     def of(cls, image: NDArray[np.uint8]) -> Glimpse:
         """Look at a picture, uint8 [H, W, 3] of any size."""
         steps = [max(1, side // most) for side, most in zip(image.shape[:2], SAMPLES, strict=True)]
-        sampled = image[:: steps[0], :: steps[1]]
-        shades = (sampled // (256 // LEVELS)).astype(np.intp)
-        codes = (shades[..., 0] * LEVELS + shades[..., 1]) * LEVELS + shades[..., 2]
-        colours = np.bincount(codes.ravel(), minlength=LEVELS**3) / codes.size
-        means: NDArray[np.float32] = sampled.astype(np.float32)
-        for axis, count in enumerate(BLOCKS):
-            side = sampled.shape[axis]
-            edges = [round(i * side / count) for i in range(count + 1)] if side >= count else list(range(side + 1))
-            sizes = np.array([b - a for a, b in pairwise(edges)], dtype=np.float32)
-            shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-            means = (np.add.reduceat(means, edges[:-1], axis=axis) / sizes.reshape(shape)).astype(np.float32)
+        sampled = np.ascontiguousarray(image[:: steps[0], :: steps[1]])
+        # all in bytes, which is several times as fast as in whole numbers or floats
+        shades = sampled >> np.uint8(8 - SHADE_BITS)
+        codes = (shades[..., 0] << np.uint8(2 * SHADE_BITS)) | (shades[..., 1] << np.uint8(SHADE_BITS)) | shades[..., 2]
+        colours = np.bincount(codes.ravel(), minlength=1 << 3 * SHADE_BITS) / codes.size
+        rows, columns = (min(side, count) for side, count in zip(codes.shape, BLOCKS, strict=True))
+        means = cv2.resize(sampled, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
         return cls(means, colours)
 
 
