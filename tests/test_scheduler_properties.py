@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ EPSILON_S = 1e-9
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> dict[str, object]:
+def cases(draw: st.DrawFn) -> dict[str, Any]:
     steps = draw(st.integers(1, 6))
     kind = draw(st.sampled_from(["regular", "jittered", "any", "bursts"]))
     count = draw(st.integers(1, 90))
@@ -57,7 +58,7 @@ def picture(number: int, scene: int) -> np.ndarray:
     return image
 
 
-def play(name: str, case: dict) -> tuple[list[Frame], list[FrameResult], ScriptedSlot]:
+def play(name: str, case: dict[str, Any]) -> tuple[list[Frame], list[FrameResult], ScriptedSlot]:
     clock = FakeClock()
     frames = [Frame(picture(i, i // case["scene_frames"]), "camera", i, t, t) for i, t in enumerate(case["arrivals_s"])]
     slot = ScriptedSlot(frames, clock)
@@ -83,7 +84,7 @@ def play(name: str, case: dict) -> tuple[list[Frame], list[FrameResult], Scripte
     return frames, list(scheduler.results()), slot
 
 
-def check(name: str, case: dict) -> None:
+def check(name: str, case: dict[str, Any]) -> None:
     frames, results, slot = play(name, case)
     # no frame is lost, and each that was taken has one result, in order
     assert len(frames) == len(results) + slot.counts.replaced
