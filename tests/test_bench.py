@@ -347,6 +347,19 @@ class TestSimulated:
         assert short.about["stream"]["pictures"] == 20  # no more than the run shows
 
 
+def test_policies_that_remember_and_that_refine_behind_run_by_both_clocks(saved, folder):
+    policies = ("scene", "background")
+    report = bench(
+        None, options(saved, folder, policies=policies, against=(), fps=(20.0,), simulate=False, duration_s=0.5)
+    )
+    for clock in ("real", "simulated"):
+        found = {entry.contender: entry.figures for entry in report.entries if entry.clock == clock}
+        assert set(found) == {"kinds, scene", "kinds, background"}
+        assert all(figures.accuracy.value >= 0 for figures in found.values())
+    with pytest.raises(UsageError, match="for one stream"):
+        options(saved, folder, policies=policies, streams=2)
+
+
 def test_in_real_time_both_clocks_and_the_machine_are_told(saved, folder, tmp_path):
     report = bench(None, options(saved, folder, simulate=False, fps=(20.0,), duration_s=0.6))
     assert {e.clock for e in report.entries} == {"real", "simulated", "replayed"}

@@ -8,8 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from pipelines import live
 from pipelines.benchmarking.play import Manner, simulate
 from stream_ann.clock import FakeClock
+from stream_ann.errors import UsageError
 from stream_ann.frames import Frame, FrameResult, Prediction
 from stream_ann.ingest import ScriptedSlot
 from stream_ann.scheduler import Deadline, Policy, Scheduler, UntilNextFrame, path_named
@@ -173,6 +175,23 @@ def test_results_say_what_was_carried_over():
     assert 0 < results[60].carried < 1
     assert results[60].as_event()["carried"] == round(results[60].carried, 3)
     assert results[60].exit == max(exits(results[60]))
+
+
+def test_remembers_deep_answers_itself():
+    with pytest.raises(UsageError, match="refines none in the background"):
+        live("demo", path="scene", background_refine=True)
+
+
+def test_frames_that_wait_for_their_turn_are_answered_by_themselves():
+    class Lossless(ScriptedSlot):
+        lossless = True  # type: ignore[assignment]
+
+    clock = FakeClock()
+    engine = FakeLanes(clock, STEPS_S, lanes=1)
+    path = path_named("scene", engine.plan, ACCURACIES)
+    results = list(Scheduler(engine, Lossless(film(2, 20), clock), clock, classes=NAMES, path=path).results())
+    assert {tuple(exits(r)) for r in results} == {(0, 1, 2, 3)}
+    assert {r.carried for r in results} == {0.0}
 
 
 def test_beats_the_best_fixed_network_where_labels_dwell():
