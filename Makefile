@@ -4,6 +4,7 @@
 # make faults  break it: kills, signals, full disks, lost cameras; 10 minutes
 # make fuzz   damaged input of every kind: 1,000,000 inputs, or FUZZ_INPUTS=10000
 # make soak   a faulty camera with every output: 1 hour, or SOAK_MINUTES=5
+# make audit  compare the installed packages with the known vulnerabilities; needs a network
 # make gpu-check  on a machine with an NVIDIA GPU: the CUDA tests and benchmark, at most 8 minutes
 
 FUZZ_INPUTS ?= 1000000
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.core-installed
 TEST := $(VENV)/.test-installed
 
-.PHONY: demo test check faults fuzz soak gpu-check clean
+.PHONY: demo test check faults fuzz soak audit gpu-check clean
 
 demo: $(CORE)
 	$(BIN)/stream-ann live demo
@@ -36,6 +37,10 @@ fuzz: $(TEST)
 
 soak: $(TEST)
 	OMP_NUM_THREADS=1 SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -m long --timeout=0 tests/soak
+
+audit: $(TEST)
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 # with the Python that has torch: machines with GPUs mostly bring their own
 gpu-check:

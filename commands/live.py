@@ -83,7 +83,7 @@ def live(
         list[str],
         typer.Argument(
             help="demo, a webcam (0), a camera (rtsp://...), a video file, a folder or glob of images, "
-            "pattern:WxH@FPS. Several share the engine.",
+            "pattern:WxH@FPS, or @FILE with some of these, one a line. Several share the engine.",
             metavar="SOURCE...",
             show_default=False,
         ),
@@ -321,7 +321,7 @@ def live(
     from pipelines.outputs import Outputs
     from pipelines.views import Serving
     from pipelines.watch import warn, watch
-    from stream_ann.ingest import SourceOptions, size_px_from
+    from stream_ann.ingest import SourceOptions, size_px_from, specs_from
     from stream_ann.labels import LabelOptions
     from stream_ann.scheduler import DEFAULT_PATH
     from stream_ann.sinks import SnapshotOptions, summary_table
@@ -349,7 +349,7 @@ def live(
         snapshots=snapshots,
     )
     run = pipelines.live(
-        source,
+        specs_from(source, on_warning=lambda line: warn(console, line)),
         weights=weights,
         device=device,
         engine=engine.value,

@@ -180,7 +180,7 @@ class TestWeights:
         net = Backbone("mobilenet_v3_small", resolution_px=32)
         assert fetched == []
         assert net.load_torchvision("DEFAULT") == ()
-        assert fetched == [("MobileNet_V3_Small_Weights.IMAGENET1K_V1", {"check_hash": True})]
+        assert fetched == [("MobileNet_V3_Small_Weights.IMAGENET1K_V1", {"check_hash": True, "weights_only": True})]
         with pytest.raises(UsageError, match="no weights 'IMAGENET1K_V9' for mobilenet_v3_small; did you"):
             net.load_torchvision("IMAGENET1K_V9")
 

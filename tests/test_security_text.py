@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from stream_ann.errors import UsageError
+from stream_ann.errors import StreamAnnError, UsageError
+from stream_ann.ingest import specs_from
 from stream_ann.ingest.url import SourceUrl
 from stream_ann.labelled import LabelledFrame, Segment
 from stream_ann.sinks.jsonl import strict_json
@@ -130,6 +131,42 @@ class TestSecrets:
         with pytest.raises(UsageError, match="not UTF-8") as raised:
             SourceUrl("rtsp://cam:\udcffsecret@host/live")
         assert "secret" not in str(raised.value)
+
+    def test_sources_can_be_kept_out_of_the_list_of_processes(self, tmp_path: Path):
+        file, warnings = tmp_path / "cameras.txt", list[str]()
+        file.write_text("# the yard\nrtsp://cam:hunter2@yard/live\n\n  demo  \n")
+        file.chmod(0o600)
+        assert specs_from(["0", f"@{file}", "x"], on_warning=warnings.append) == [
+            "0",
+            "rtsp://cam:hunter2@yard/live",
+            "demo",
+            "x",
+        ]
+        assert not warnings
+        file.chmod(0o644)
+        specs_from([f"@{file}"], on_warning=warnings.append)
+        assert len(warnings) == 1
+        assert "chmod 600" in warnings[0]
+        assert "hunter2" not in warnings[0]
+        file.write_text("demo\n")
+        specs_from([f"@{file}"], on_warning=warnings.append)
+        assert len(warnings) == 1, "there is no password in it"
+
+    @pytest.mark.parametrize("content", [None, b"", b"# none\n", b"\xff\xfe", bytes(3 << 20)])
+    def test_a_list_of_sources_that_is_none_is_told_in_one_line(self, tmp_path: Path, content: bytes | None):
+        file = tmp_path / "cameras.txt"
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(StreamAnnError, match=r"the list|there is no list"):
+            specs_from([f"@{file}"])
+
+    def test_a_run_takes_its_sources_from_a_list(self, tmp_path: Path):
+        file = tmp_path / "cameras.txt"
+        file.write_text("pattern:64x48@50\n")
+        small = ["--weights", str(save_small_weights(tmp_path)), "--engine", "torch", "--view", "none"]
+        done = CliRunner().invoke(app, ["live", f"@{file}", *small, "--events", "-", "--max-frames", "2"])
+        assert done.exit_code == 0, done.stderr
+        assert [json.loads(line)["source"] for line in done.stdout.splitlines()] == ["pattern:64x48@50"] * 2
 
     @pytest.mark.parametrize("verbose", [[], ["-v"]])
     def test_no_output_of_a_run_tells_a_password(self, tmp_path: Path, verbose: list[str]):

@@ -16,7 +16,7 @@ from stream_ann.ingest.reader import Reader, ReaderCounts
 from stream_ann.ingest.retries import Retries
 from stream_ann.ingest.slot import Inbox, Slot, SlotCounts, Taken
 from stream_ann.ingest.source import MAX_PIXELS, Cancellable, Picture, Source
-from stream_ann.ingest.spec import DEMO_CLIP, SourceEntry, list_sources, source_from
+from stream_ann.ingest.spec import DEMO_CLIP, SourceEntry, list_sources, source_from, specs_from
 from stream_ann.ingest.url import SourceUrl, redact
 from stream_ann.ingest.video import VideoSource
 from stream_ann.ingest.webcam import FoundWebcam, WebcamSource, list_webcams
@@ -55,4 +55,5 @@ __all__ = [
     "redact",
     "size_px_from",
     "source_from",
+    "specs_from",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,14 +18,17 @@ from stream_ann.ingest.network import NetworkSource
 from stream_ann.ingest.options import SourceOptions
 from stream_ann.ingest.pattern import PATTERN_FORM, PatternSource
 from stream_ann.ingest.source import Source, shown_path
-from stream_ann.ingest.url import SourceUrl, is_url
+from stream_ann.ingest.url import SourceUrl, is_url, redact
 from stream_ann.ingest.video import VideoSource
 from stream_ann.ingest.webcam import FoundWebcam, WebcamSource, list_webcams
 
-__all__ = ["DEMO_CLIP", "SourceEntry", "list_sources", "source_from"]
+__all__ = ["DEMO_CLIP", "SourceEntry", "list_sources", "source_from", "specs_from"]
 
 DEMO_CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo.mp4"
 """The bundled clip. Beside it, ``demo.json`` says what can be seen in it when."""
+
+MAX_LIST_CHARACTERS = 1 << 20
+"""A list of sources that is longer is none."""
 
 _FORMS = (
     ("demo", "the bundled clip: photographs filmed with a moving camera, with hard cuts"),
@@ -33,6 +38,7 @@ _FORMS = (
     ("FILE", "a video file of any kind that FFmpeg decodes, or an image"),
     ("FOLDER", "the images in a folder, sorted by name"),
     ("'GLOB'", "the images that match, such as 'shots/*.jpg'"),
+    ("@FILE", "the sources in a text file, one a line: passwords in it are not seen in the list of processes"),
     (PATTERN_FORM, "a synthetic moving picture of any size and rate, such as pattern:1280x720@30"),
 )
 
@@ -105,6 +111,49 @@ def _path_of(url: str) -> str:
         return unquote(urlsplit(url).path)
     except ValueError as error:  # a bracket where the machine's name belongs
         raise UsageError(f"'{shown_path(url)}' names no file", "write file:///PATH, or the path alone") from error
+
+
+def specs_from(words: Iterable[str], *, on_warning: Callable[[str], None] | None = None) -> list[str]:
+    """What a user has written as sources, with the lines of each ``@FILE`` in its place.
+
+    Everybody on a machine can see the arguments of its processes, and shells remember them; a file can be kept from
+    others. Empty lines and those that begin with # are left out.
+
+    Args:
+        words: Sources, and names of files with sources behind an @.
+        on_warning: Called with a line where others can read a file that holds a password.
+
+    Raises:
+        SourceNotFoundError: There is no such file.
+        SourceError: It cannot be read.
+        UsageError: It names no source.
+    """
+    specs: list[str] = []
+    for word in words:
+        if not word.startswith("@"):
+            specs.append(word)
+            continue
+        file, shown = Path(word[1:]).expanduser(), shown_path(word[1:])
+        try:
+            with open(file, encoding="utf-8") as lines:
+                status = os.stat(lines.fileno())
+                text = lines.read(MAX_LIST_CHARACTERS + 1)
+        except FileNotFoundError as error:
+            raise SourceNotFoundError(f"there is no list '{shown}'", "check the path") from error
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                f"the list '{shown}' cannot be read", "give a text file of sources, one a line"
+            ) from error
+        found = [line.strip() for line in text.splitlines()]
+        found = [line for line in found if line and not line.startswith("#")]
+        if not found or len(text) > MAX_LIST_CHARACTERS:
+            raise UsageError(f"the list '{shown}' names no source, or too many", "write one a line")
+        secret = any(is_url(line) and redact(line) != line for line in found)
+        others = stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        if secret and others and on_warning is not None:
+            on_warning(f"others can read the passwords in '{shown}'; run: chmod 600 '{shown}'")
+        specs += found
+    return specs
 
 
 def _source_of_path(spec: str | os.PathLike[str], image_fps: float) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ class Backbone(Trunk):
             torchvision's names of the tensors that were left out: none, or the classifier's weight and bias.
 
         Raises:
-            UsageError: No published weights of that name, or the weights are those of another network.
+            UsageError: No published weights of that name, the weights are those of another network, or no weights.
         """
         if isinstance(weights, str):
             weights = _published(self.network, weights)
@@ -212,7 +213,12 @@ def _published(network: str, name: str) -> Mapping[str, Tensor]:
     known = models.get_model_weights(network).__members__
     if name not in known:
         raise UsageError(f"torchvision has no weights '{name}' for {network}", nearest(name, known))
-    return cast(Mapping[str, Tensor], known[name].get_state_dict(check_hash=True))
+    try:
+        # The hash is checked of what is downloaded, and it is short; a file that is there already is read as it is.
+        return cast(Mapping[str, Tensor], known[name].get_state_dict(check_hash=True, weights_only=True))
+    except (pickle.UnpicklingError, EOFError) as error:
+        remedy = "delete it from torchvision's folder of checkpoints, to have it downloaded again"
+        raise UsageError(f"the file of the weights '{name}' for {network} holds more than tensors", remedy) from error
 
 
 def _auxiliary(kind: HeadKind, block: nn.Module, classes: int, width: int, *, tokens: bool) -> nn.Module:
