@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--policies", default="in-order,planned,steady")
     parser.add_argument("--accuracies", choices=("card", "measured"), default="card", help="by which policies plan")
     parser.add_argument("--readout", default="latest")
-    parser.add_argument("--duration-s", type=float, default=5.0, help="of each run in real time")
+    parser.add_argument("--duration-s", type=float, default=4.0, help="of each run in real time")
     parser.add_argument("--real-dwell-s", type=float, default=0.5, help="how long a photograph is there in real time")
     parser.add_argument("--dwell-s", type=float, default=1.0, help="the same on paper")
     parser.add_argument("--scenes", type=int, default=100, help="how many photographs on paper")
