@@ -366,7 +366,7 @@ class TestTrouble:
         assert again[0] == 1  # it is finished, and still broken
         assert (tmp_path / "o.jsonl").read_bytes() == whole
 
-    def test_strict_stops_at_the_first(self, tiny, tmp_path):
+    def test_strict_stops_at_the_first(self, tiny, tmp_path, small_units):
         videos = videos_made(tmp_path / "videos")
         (videos / "a.mp4").write_bytes(b"")
         encode(videos / "b.mp4", noise(3))
@@ -374,9 +374,16 @@ class TestTrouble:
             list(pipelines.label(videos, weights=tiny, strict=True))
         front = encode(tmp_path / "f.mp4", noise(40, seed=5), container_options={"movflags": "faststart"})
         cut = cut_short(front, tmp_path / "cut.mp4", 0.6)
+        holed = tmp_path / "holed.mkv"
+        data = bytearray(encode(tmp_path / "w.mkv", noise(80, seed=5), options={"g": "10"}).read_bytes())
+        data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+        holed.write_bytes(data)
         for options in ({}, {"stride": 3}, {"keyframes_only": True}):
             with pytest.raises(SourceError, match="is cut short"):
                 list(pipelines.label(cut, weights=tiny, strict=True, **options))
+            # cut into units, of which the last does not see the hole itself
+            with pytest.raises(SourceError, match="is damaged: a part of it cannot be read"):
+                list(pipelines.label(holed, weights=tiny, strict=True, **options))
 
     def test_the_size_may_change_midway(self, tiny, tmp_path):
         small = encode(tmp_path / "small.h264", numbered(4, (96, 64)))

@@ -54,7 +54,9 @@ def what_is_missing(path: Path, decoder: Decoder, *, everything: bool, open_agai
         wanted = sum(entry.size > 0 for entry in entries)
         if decoder.seen.count < wanted:
             return f"is damaged: {wanted - decoder.seen.count} of its {wanted} frames are missing"
-    if kind in _RESYNCING and decoder.seen.gap and (decoder.seen.torn or _complains(open_again)):
+    # of a part that somebody else has read, nothing is known
+    doubtful = decoder.seen.gap or not everything
+    if kind in _RESYNCING and doubtful and (decoder.seen.torn or _complains(open_again)):
         return "is damaged: a part of it cannot be read, and the frames there are missing"
     return None
 
@@ -150,7 +152,10 @@ def _complains(open_again: Callable[[], Decoder]) -> bool:
     log.open()
     try:
         with DecodeLog.listen() as lines:
-            again = open_again()
+            try:
+                again = open_again()
+            except SourceError:  # it was there just now
+                return False
             try:
                 with opening("it"):
                     for _ in again.packets:

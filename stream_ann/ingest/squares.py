@@ -80,7 +80,7 @@ class SquareSource(VideoSource):
         self._span = span
         self._threads = threads
         self._hwaccel = hwaccel
-        self._reads_all = span.start_pts is None and not selection.keyframes_only
+        self._reads_all = span.start_pts is None
         self._made: Square | None = None
         self.decoded = 0
         """Frames of the span that were decoded so far, wanted or not."""
