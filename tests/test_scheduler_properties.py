@@ -130,8 +130,9 @@ def test_holds_for_every_policy(name, case):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", POLICIES)
 @given(case=cases())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_holds_for_every_policy_long(name, case):
     check(name, case)
