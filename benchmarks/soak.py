@@ -129,7 +129,9 @@ class Soak:
             wrong.append(f"the metrics count {self.reconnects} lost connections, the events {lost}")
         if self.exit_code != 130 or self.ended_s > ENDS_WITHIN_S:
             wrong.append(f"interrupted, it ended after {self.ended_s:.2f} s with exit code {self.exit_code}")
-        wrong += [f"it said: {line}" for line in self.said.splitlines() if "Traceback" in line or " lost " in line]
+        wrong += [
+            f"it said: {line}" for line in self.said.splitlines() if re.search(r"Traceback| lost \d+ frames", line)
+        ]
         for name, (times_s, values) in self.series().items():
             if len(values) < 2 * BLOCKS:
                 wrong.append(f"{name}: too few samples to say anything")
@@ -158,10 +160,15 @@ class Soak:
             "exit_code": self.exit_code,
             "files": self.files.report(),
             "per_hour": slopes,
+            "memory_mib_over_time": [round(float(part.mean()), 1) for part in self._memory_parts()],
             "allowed": {name: {"per_hour": a, "once": b} for name, (a, b) in ALLOWED.items()},
             "problems": problems,
             "rows": self._rows(counts),
         }
+
+    def _memory_parts(self) -> list[np.ndarray]:
+        """Memory in as many stretches as a slope is made from, the beginning included."""
+        return np.array_split(np.array([u.memory_mib for u in self.usage]), BLOCKS)
 
     def _rows(self, counts: dict[str, int]) -> list[dict[str, Any]]:
         uncounted = counts.get("frames in", 0) - sum(counts.get(n, 0) for n in ("answered", "replaced", "corrupt"))
