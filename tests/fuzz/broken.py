@@ -19,7 +19,7 @@ from tests.fuzz.target import Target
 
 __all__ = ["BROKEN", "WAYS"]
 
-_MEMORY_BYTES = 32 << 20
+_MEMORY_BYTES = 24 << 20
 WAYS = {
     b"raises what is not the project's": "ValueError in tests/fuzz/broken.py",
     b"says nothing": "an error that says nothing",
