@@ -45,7 +45,28 @@ def weights_table() -> str:
             [str(number), step.name, f"{step.macs / 1e6:.0f}", f"{spent / 1e6:.0f}", f"{100 * step.accuracy:.1f} %"]
         )
     text = table(["exit", "member", "MMACs", "MMACs so far", "agreement"], rows)
-    return f"{text}\n\n{card.validation.measure[0].upper()}{card.validation.measure[1:]}, on {card.validation.data}."
+    told = f"{text}\n\n{card.validation.measure[0].upper()}{card.validation.measure[1:]}, on {card.validation.data}."
+    return told + (f"\n\n{area_table()}" if (RESULTS / "anytime-area.json").exists() else "")
+
+
+def area_table() -> str:
+    """What the answers of the bundled weights are worth over their costs."""
+    found = result("anytime-area")["results"]
+    low, high = found["costs_mmacs"]
+    rows = [
+        [
+            f"{name}, {part['images']:,} images",
+            measure.replace("_", ", "),
+            f"{part['area']:.1f}",
+            f"{part['against']:.1f}",
+            f"{part['gain']:+.1f} ± {part['gain_error']:.1f}",
+        ]
+        for name, parts in found["sets"].items()
+        for measure, part in parts.items()
+        if measure != "images"
+    ]
+    text = table(["images", "measure and readout", "area", found["against"], "difference"], rows)
+    return f"{text}\n\nArea: mean in percent over the logarithm of cost from {low:g} to {high:,g} MMACs."
 
 
 def measured_table() -> str:
