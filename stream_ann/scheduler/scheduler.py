@@ -397,7 +397,8 @@ class Scheduler:
             return False
         source, deep = self._sources[0], self._background.news()
         if source.job is not None and deep is not None:
-            if deep.frame is source.job.frame:
+            reached = {answer.exit for answer in source.job.exits}
+            if deep.frame is source.job.frame and deep.prediction.exit not in reached:
                 self._note(source, source.job, deep.prediction)
             else:
                 self._settle(source, source.job)
