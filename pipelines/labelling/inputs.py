@@ -176,7 +176,8 @@ def _listed(data: bytes, folder: Path) -> Iterator[Video]:
         text = os.fsdecode(line.rstrip(b"\r"))
         if text.strip() and not text.startswith("#"):
             path = folder / os.path.expanduser(text)
-            yield Video(path, shown_path(path), Path(path.name))
+            # a line such as / or . has no name, and is said to be no video when its turn comes
+            yield Video(path, shown_path(path), Path(path.name or "unnamed"))
 
 
 def _distinct(videos: Iterable[Video]) -> Iterator[Video]:

@@ -67,3 +67,8 @@ def test_a_password_in_the_wrong_place_is_not_repeated(arguments):
     code, out, err = command_line(arguments)
     assert code in (1, 2)
     assert "s3cret" not in out + err
+
+
+@pytest.mark.parametrize("line", [b"/", b".", b"//", b"./"])
+def test_a_line_of_a_list_without_a_name_is_a_video_that_cannot_be_read(line, tmp_path):
+    TARGETS["list"].check(line + b"\nclip.mp4\n", tmp_path)
