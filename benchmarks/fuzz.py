@@ -2,7 +2,7 @@
 
     python -m benchmarks.fuzz --inputs 100000 --out benchmarks/results/fuzz.json
 
-Some 150 inputs a second on each core of a laptop. Writes how often each kind of input was taken or refused, and exits
+Writes how often each kind of input was taken or refused, and exits
 with 1 where one did something else; that input is then in the folder of ``--faults``, with the command that shows it
 again.
 """
