@@ -74,3 +74,12 @@ class Ending:
         if isinstance(what.exc_value, KeyboardInterrupt):
             os._exit(INTERRUPTED)
         self._unraisable(what)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: then no output of the command is half written."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

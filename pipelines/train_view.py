@@ -44,8 +44,7 @@ class TrainView:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar."""
-        if self._console is not None:
-            self._console.print(clean(line), markup=False, highlight=False, soft_wrap=True)
+        self._print(clean(line))
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         """A callback for something that is not an epoch; takes the number of images done and their total."""
@@ -72,7 +71,12 @@ class TrainView:
         accuracies = " ".join(f"{100 * accuracy:5.1f}" for accuracy in record.val_accuracy)
         width = len(str(epochs))
         where = f"epoch {record.epoch + 1:{width}}/{epochs}"
-        self.say(f"{where}  loss {loss}  accuracy {accuracies}  {record.images_per_s:,.0f} images/s")
+        self._print(f"{where}  loss {loss}  accuracy {accuracies}  {record.images_per_s:,.0f} images/s")
+
+    def _print(self, line: str) -> None:
+        """Print a line as it is: with the spaces that align it with those before."""
+        if self._console is not None:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self, description: str, done: int, total: int, figures: str) -> None:
         if self._bar is not None and self._task is not None:

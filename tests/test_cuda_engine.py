@@ -337,11 +337,12 @@ class TestUnderTheScheduler:
                 assert exit_.confidence == pytest.approx(expected[exit_.exit].max(), abs=ATOL)
         engine.close()
 
-    def test_key_frames_in_the_low_lane(self):
+    def test_key_frames_in_the_low_lane(self, monkeypatch):
+        monkeypatch.setattr("stream_ann.scheduler.memory.is_cut", lambda *_: False)  # every picture has another colour
         clock, net = FakeClock(), CodeNet()
         slot = ScriptedSlot([Frame(coded(i), "s", i, t, t) for i, t in enumerate(np.arange(60) * 0.015)], clock)
         engine = opened(layer=FakeDevice(4, haste=0.05), lanes=2)
-        background = Background((0.2, 0.3, 0.4, 0.5, 0.6, 0.7), scene=10.0)
+        background = Background((0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
         scheduler = Scheduler(
             Ticking(engine, clock, 0.01), slot, clock, classes=list("abcde"), waiter=slot, background=background
         )

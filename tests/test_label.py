@@ -23,7 +23,7 @@ import pyarrow.parquet
 import pytest
 
 import pipelines
-from pipelines.labelling import work
+from pipelines.labelling import ledger, work
 from stream_ann.errors import CardError, ManifestError, OutputError, SourceError, UsageError
 from stream_ann.labels import LabelOptions
 from tests.labelling import CLASSES, WANTED_FRAMES, lines, noise, some_videos, tiny_weights
@@ -229,6 +229,14 @@ class TestGoingOn:
             pipelines.label(folder, out=out, weights=tiny)
         assert list(pipelines.label(folder, out=out, weights=tiny, resume=True)) == []
         assert out.read_bytes() == done
+
+    @pytest.mark.parametrize("elsewhere", ["../0.mp4", "/0.mp4", "a/../../0.mp4"])
+    def test_a_manifest_that_names_an_output_elsewhere_is_refused(self, tiny, folder, tmp_path, monkeypatch, elsewhere):
+        with monkeypatch.context() as edited:
+            edited.setattr(ledger, "_stamp", lambda video, real=ledger._stamp: real(video) | {"relative": elsewhere})
+            list(pipelines.label(folder / "0.mp4", out=tmp_path / "out" / "o.jsonl", weights=tiny))
+        with pytest.raises(ManifestError, match="names an output outside its folder"):
+            list(pipelines.label(folder / "0.mp4", out=tmp_path / "out" / "o.jsonl", weights=tiny, resume=True))
 
     def test_a_manifest_of_another_job_is_refused_with_the_reason(self, tiny, folder, tmp_path):
         out = tmp_path / "o.jsonl"

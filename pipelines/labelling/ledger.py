@@ -188,6 +188,12 @@ class Ledger:
         known = {stamp["path"] for stamp in stamps}
         new = [video for video in self.videos if os.path.realpath(video.path) not in known]
         old = [Video(Path(stamp["path"]), stamp["name"], Path(stamp["relative"])) for stamp in stamps]
+        for video in old:  # a folder and its manifest may come from somebody else
+            if video.relative.is_absolute() or ".." in video.relative.parts:
+                raise ManifestError(
+                    f"the manifest names an output outside its folder: '{video.relative}'",
+                    "begin again with --overwrite",
+                )
         given = {os.path.realpath(video.path): video.path for video in self.videos}
         old = [replace(video, path=given.get(str(video.path), video.path)) for video in old]
         begun = self.next[0]

@@ -225,17 +225,17 @@ class States:
         return State(command, lambda job: (out / "checkpoints").exists(), first, wait_s=1.0)
 
     def evaluate_in_a_batch_of_a_minute(self) -> State:
-        first = "import time, stream_ann.training.outputs as o\no.collect = lambda *a, **k: time.sleep(60)\n"
-        first += "import pipelines.evaluate as e, pipelines.evaluation as n\n"
-        first += "for m in (e, n):\n    m.collect = o.collect\n"
+        first = "import sys, time, pipelines.evaluate\n"
+        first += "sys.modules['pipelines.evaluate'].collect = lambda *a, **k: time.sleep(60)\n"
         figures = self.folder / "figures.json"
-        command = ["evaluate", self.tiny, self.flowers, "--device", "cpu", "--json", figures]
+        animals = two_classes(self.folder / "animals", names=("ant", "bee", "cat", "dog", "eel"))
+        command = ["evaluate", self.small, animals, "--device", "cpu", "--json", figures]
         return State(command, lambda job: True, first, wait_s=2, check=lambda: not figures.exists())
 
     def bench_measuring(self) -> State:
         out = self.folder / "report"
         command = ["bench", "demo", "--weights", self.small, "--device", "cpu", "--fps", "30", "--out", out]
-        command += ["--labels", "agreement"]
+        command += ["--labels", "agreement", "--duration-s", "60"]
         return State(command, lambda job: True, wait_s=4)
 
 

@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,14 @@ def session_of(pid: int) -> list[str]:
     return found
 
 
-def two_classes(folder: Path, *, each: int = 12, size_px: int = 32) -> Path:
-    """Pictures of two classes that differ in colour."""
+def two_classes(folder: Path, *, names: Sequence[str] = ("rose", "tulip"), each: int = 12, size_px: int = 32) -> Path:
+    """Pictures of two classes that differ in colour, or of others."""
     numbers = np.random.default_rng(0)
-    for channel, name in enumerate(("rose", "tulip")):
+    for number, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for i in range(each):
             picture = numbers.integers(0, 100, (size_px, size_px, 3), dtype=np.uint8)
-            picture[:, :, channel] += 120
+            picture[:, :, number % 3] += 120
             Image.fromarray(picture).save(folder / name / f"{i}.png")
     return folder
 
