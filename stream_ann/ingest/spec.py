@@ -102,6 +102,12 @@ def source_from(spec: str | os.PathLike[str], options: SourceOptions | None = No
             return NetworkSource(SourceUrl(spec), options)
         if "\0" in spec:
             raise UsageError(f"'{shown_path(spec)}' holds a null character, which no path does", "check the path")
+        try:
+            os.fsencode(spec)
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"'{shown_path(spec)}' holds half a character, which no path does", "check the path"
+            ) from error
         spec = os.path.expanduser(spec)
     return _source_of_path(spec, options.image_fps)
 

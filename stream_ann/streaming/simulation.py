@@ -90,7 +90,7 @@ class TimeTable:
         try:
             steps = tuple(_seconds(step) for step in values["steps_ms"])
             return cls(_seconds(values["start_ms"]), steps, _seconds(values["between_ms"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError("step times are not as 'stream-ann bench' writes them", "measure them again") from error
 
 

@@ -112,7 +112,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TrainingError(f"'{path}' holds tensors, but is no checkpoint of a training run", _REMEDY) from error
     if version != FORMAT:
-        raise TrainingError(f"checkpoint '{path}' has format {version}, this version reads {FORMAT}", _REMEDY)
+        raise TrainingError(f"checkpoint '{path}' has format {str(version)[:20]}, this version reads {FORMAT}", _REMEDY)
     return Checkpoint(tensors, about)
 
 

@@ -130,7 +130,7 @@ def _read(card: _Object) -> Card:
     version = card.whole("format", 1)
     if version != CARD_FORMAT:
         raise _BadValueError(
-            f"it has format {version}, this version of stream_ann reads format {CARD_FORMAT}",
+            f"it has format {str(version)[:20]}, this version of stream_ann reads format {CARD_FORMAT}",
             "use a newer version: pip install --upgrade stream-ann",
         )
     steps = card.objects("steps")

@@ -7,9 +7,10 @@ import struct
 
 import pytest
 
-from stream_ann.errors import StreamAnnError
-from stream_ann.ingest import SourceUrl
+from stream_ann.errors import StreamAnnError, UsageError
+from stream_ann.ingest import SourceUrl, source_from
 from stream_ann.ingest.url import redact
+from stream_ann.streaming import TimeTable
 from tests.fuzz.arguments import command_line
 from tests.fuzz.targets import TARGETS
 
@@ -72,3 +73,13 @@ def test_a_password_in_the_wrong_place_is_not_repeated(arguments):
 @pytest.mark.parametrize("line", [b"/", b".", b"//", b"./"])
 def test_a_line_of_a_list_without_a_name_is_a_video_that_cannot_be_read(line, tmp_path):
     TARGETS["list"].check(line + b"\nclip.mp4\n", tmp_path)
+
+
+def test_half_a_character_is_in_no_path():
+    with pytest.raises(UsageError, match="half a character"):
+        source_from("~\udb1f.mp4")
+
+
+def test_step_times_too_large_for_a_float_are_refused():
+    with pytest.raises(UsageError, match="step times are not as"):
+        TimeTable.from_dict({"steps_ms": [[1.0]], "start_ms": [1.0], "between_ms": [10**400]})
