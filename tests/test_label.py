@@ -234,9 +234,9 @@ class TestGoingOn:
     def test_a_manifest_that_names_an_output_elsewhere_is_refused(self, tiny, folder, tmp_path, monkeypatch, elsewhere):
         with monkeypatch.context() as edited:
             edited.setattr(ledger, "_stamp", lambda video, real=ledger._stamp: real(video) | {"relative": elsewhere})
-            list(pipelines.label(folder, out=tmp_path / "out" / "o.jsonl", weights=tiny))
+            list(pipelines.label(folder, out=tmp_path / "o.jsonl", weights=tiny))
         with pytest.raises(ManifestError, match="names an output outside its folder"):
-            list(pipelines.label(folder, out=tmp_path / "out" / "o.jsonl", weights=tiny, resume=True))
+            list(pipelines.label(folder, out=tmp_path / "o.jsonl", weights=tiny, resume=True))
 
     def test_a_manifest_of_another_job_is_refused_with_the_reason(self, tiny, folder, tmp_path):
         out = tmp_path / "o.jsonl"
