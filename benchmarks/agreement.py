@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 
 from benchmarks import report
 from stream_ann.card import Card, Validation
-from stream_ann.errors import SourceNotFoundError, StreamAnnError, UsageError
+from stream_ann.errors import SourceNotFoundError
 from stream_ann.frames import Prediction
 from stream_ann.preprocess import preprocess
 from stream_ann.readout import Average
@@ -176,16 +176,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--into-card", action="store_true", help="write each exit's agreement into the card")
-    args = parser.parse_args()
-    try:
-        for option in ("images", "batch_size", "threads"):
-            if getattr(args, option) is not None and getattr(args, option) < 1:
-                raise UsageError(f"--{option.replace('_', '-')} is {getattr(args, option)}", "it must be at least 1")
-        measure(args)
-    except StreamAnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return report.run_checked(measure, parser.parse_args(), positive=("images", "batch_size", "threads"))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from torch import Tensor
 from benchmarks import report
 from benchmarks.agreement import images_in, labels_of, spread
 from benchmarks.photographs import WORDNET_IDS, Part, logits_of
-from stream_ann.errors import StreamAnnError
 from stream_ann.nets import Plan
 from stream_ann.weights import Weights, load, write_pretrained
 
@@ -115,8 +114,14 @@ def chosen(part: Part) -> list[Path]:
     return [path for folder in sorted(of_folder) for path in spread(of_folder[folder], part.per_class)]
 
 
-def measure(args: argparse.Namespace, against: Path | str) -> None:
+def measure(args: argparse.Namespace) -> None:
     """Do what the command line says."""
+    with tempfile.TemporaryDirectory() as folder:
+        compare(args, args.against or write_pretrained(folder, name="untouched"))
+
+
+def compare(args: argparse.Namespace, against: Path | str) -> None:
+    """Measure, print and write down."""
     torch.set_num_threads(args.threads)
     mine, other = load(args.weights), load(against)
     sets = {}
@@ -138,7 +143,7 @@ def measure(args: argparse.Namespace, against: Path | str) -> None:
             "sets": sets,
         }
         options = {key: [p.name for p in v] if isinstance(v, list) else v for key, v in vars(args).items()}
-        report.write(args.out, "anytime-area", results, options)
+        report.write(args.out, "anytime_area", results, options)
 
 
 def main() -> int:
@@ -151,14 +156,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(args, args.against or write_pretrained(folder, name="untouched"))
-    except StreamAnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return report.run_checked(measure, parser.parse_args(), positive=("batch_size", "threads"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import torch
 from benchmarks import report
 from benchmarks.photographs import Part, outputs_of
 from stream_ann.card import Card
-from stream_ann.errors import StreamAnnError, UsageError
 from stream_ann.training.calibrate import Calibration, calibrate
 from stream_ann.training.early_exit import NEVER
 from stream_ann.training.evaluate import Scores, calibration_error, score, standard_error
@@ -154,16 +153,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="which images are for what")
     parser.add_argument("--into-card", action="store_true", help="write what was found into the card")
-    args = parser.parse_args()
-    try:
-        for option in ("batch_size", "threads"):
-            if getattr(args, option) < 1:
-                raise UsageError(f"--{option.replace('_', '-')} is {getattr(args, option)}", "it must be at least 1")
-        measure(args)
-    except StreamAnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return report.run_checked(measure, parser.parse_args(), positive=("batch_size", "threads"))
 
 
 if __name__ == "__main__":

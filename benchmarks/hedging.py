@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from benchmarks import report
 from benchmarks.photographs import Part, outputs_of
 from stream_ann.card import Card
-from stream_ann.errors import StreamAnnError, UsageError
 from stream_ann.labels import bundled_hierarchy
 from stream_ann.labels.hedging import TARGETS, Concepts, HedgeCalibration, fit_thresholds, outcomes
 from stream_ann.training.outputs import Outputs
@@ -128,16 +127,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--into-card", action="store_true", help="write the thresholds into the card")
-    args = parser.parse_args()
-    try:
-        for option in ("batch_size", "threads"):
-            if getattr(args, option) < 1:
-                raise UsageError(f"--{option.replace('_', '-')} is {getattr(args, option)}", "it must be at least 1")
-        measure(args)
-    except StreamAnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return report.run_checked(measure, parser.parse_args(), positive=("batch_size", "threads"))
 
 
 if __name__ == "__main__":

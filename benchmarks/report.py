@@ -6,14 +6,39 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stream_ann.errors import StreamAnnError, UsageError
 from stream_ann.machine import machine, versions
 from stream_ann.whole_files import whole_file
 
-__all__ = ["machine", "versions", "write"]
+__all__ = ["machine", "run_checked", "versions", "write"]
+
+
+def run_checked(measure: Callable[[Namespace], None], args: Namespace, *, positive: Sequence[str] = ()) -> int:
+    """Measure; an error of the project is one line instead of a traceback.
+
+    Args:
+        measure: What to do with the options.
+        args: The options.
+        positive: Names of those that must be at least 1 where they are given.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        for name in positive:
+            value = getattr(args, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}", "it must be at least 1")
+        measure(args)
+    except StreamAnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def write(path: Path, name: str, results: Any, args: Mapping[str, Any]) -> None:

@@ -77,10 +77,11 @@ def record_arrivals(spec: str, path: str | os.PathLike[str], *, duration_s: floa
                     break
                 slot.take(0.0)  # also raises what ended the source
         finally:
+            state = reader.state
             reader.stop()
     times_s = np.array(slot.arrivals_s)
     if len(times_s) < 2:
-        raise SourceError(f"'{source.name}' gave {len(times_s)} frames", "record for longer")
+        raise SourceError(f"'{source.name}' gave {len(times_s)} frames, it is {state.line}", "record for longer")
     times_s -= times_s[0]
     times_s = times_s[times_s <= duration_s]
     lines = [f"# arrivals of {source.name}, seconds\n", *(f"{time_s:.6f}\n" for time_s in times_s)]

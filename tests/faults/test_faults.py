@@ -18,35 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.tools import ALONE, SOON_S, Tried, drawn, frames_in, session_of, two_classes, until, whole_lines
-from tests.labelling import Job, Jobs, some_videos, tiny_weights
-from tests.small_weights import save_small_weights
+from tests.faults.tools import ALONE, SOON_S, Tried, drawn, frames_in, session_of, until, whole_lines
+from tests.labelling import Job, Jobs
 
 TRAIN = ("--device", "cpu", "--arch", "resann@16", "--epochs", "3", "--batch-size", "4", "--no-plots")
 TUNE = ("--device", "cpu", "--epochs", "1", "--batch-size", "4", "--no-plots")
 COMMANDS = ("label", "live", "train")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    return save_small_weights(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return tiny_weights(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    some_videos(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def flowers(tmp_path_factory) -> Path:
-    return two_classes(tmp_path_factory.mktemp("data") / "flowers")
 
 
 class Disk:

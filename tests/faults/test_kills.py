@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.faults.tools import Tried, drawn, frames_in, two_classes, wait_at_most, whole_lines
-from tests.labelling import Jobs, some_videos, tiny_weights
+from tests.labelling import Jobs, some_videos
 from tests.small_weights import save_small_weights
 
 MOMENTS = 50
@@ -33,11 +33,6 @@ FORMS = {
     "WebVTT, one file": "one.vtt",
     "WebVTT, a file each": "each-vtt",
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

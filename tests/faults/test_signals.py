@@ -28,9 +28,8 @@ from tests.faults.tools import (
     until,
     whole_lines,
 )
-from tests.labelling import Job, some_videos, tiny_weights
+from tests.labelling import Job
 from tests.sink_tools import ROOT
-from tests.small_weights import save_small_weights
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SLOW_STEP = """
@@ -75,28 +74,6 @@ class State:
 @pytest.fixture(scope="module")
 def units() -> list[AccessUnit]:
     return encode_pattern(size_px=(160, 120), frames=50)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    return save_small_weights(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    return tiny_weights(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    some_videos(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def flowers(tmp_path_factory) -> Path:
-    return two_classes(tmp_path_factory.mktemp("data") / "flowers")
 
 
 class States:
