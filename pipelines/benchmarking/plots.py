@@ -109,7 +109,7 @@ def latency_figure(report: BenchReport) -> Figure:
         axes.plot(rates, values, color=colour, linestyle=line, marker="o", markersize=4.5, label=label)
     _rate_axis(axes, report)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    plain_log_ticks(axes.yaxis)
     axes.set_ylabel("milliseconds after arrival (logarithmic)")
     finish(figure, axes, "Latency against budget", clean(entries[0].contender))
     _legend_beside(axes, stacked=False)
@@ -192,7 +192,7 @@ def _legend_beside(axes: Axes, *, stacked: bool = True) -> None:
 
 def _rate_axis(axes: Axes, report: BenchReport) -> None:
     axes.set_xscale("log")
-    plain_log_ticks(axes)
+    plain_log_ticks(axes.xaxis)
     axes.set_xticks(report.rates, [f"{rate:g}" for rate in report.rates])
     axes.minorticks_off()
     axes.set_xlabel("frames a second (logarithmic)")

@@ -18,6 +18,7 @@ from stream_ann.whole_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from stream_ann.training.calibrate import EarlyExit
@@ -127,7 +128,7 @@ def accuracy_plot(
                     name, (x, y), (6, -12), textcoords="offset points", fontsize=8, color=GREY, parse_math=False
                 )
     axes.set_xscale("log")
-    plain_log_ticks(axes)
+    plain_log_ticks(axes.xaxis)
     axes.margins(x=0.1, y=0.12)
     axes.set_xlabel(f"{from_label} ({prefix}{unit}, logarithmic)")
     axes.set_ylabel("top-1 accuracy (%)")
@@ -301,13 +302,13 @@ def _draw(
     axes.plot([], [], color=colour, linestyle=line, marker=marker, markersize=size, linewidth=1.8, label=series.label)
 
 
-def plain_log_ticks(axes: Axes) -> None:
+def plain_log_ticks(axis: Axis) -> None:
     """Ticks at 1, 2 and 5 of each decade, written out: 50, 100, 200."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def finish(figure: Figure, axes: Axes, title: str, subtitle: str) -> None:
