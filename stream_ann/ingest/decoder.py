@@ -30,7 +30,7 @@ class Decoder:
     Args:
         path: The file.
         name: What to call it in errors.
-        thread_type: Whether several frames may be decoded at a time.
+        thread_type: Whether several frames may be decoded at a time; those of transport streams never are.
         threads: Threads of the decoder; by default it chooses.
         hwaccel: Kind of device to decode on, such as ``"cuda"``, where it can; the CPU decodes the rest.
     """
@@ -62,7 +62,9 @@ class Decoder:
             self.stream = video_stream(self.container, name)
             check_size(self.stream.width, self.stream.height, name, error=UnsupportedSourceError)
             self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow midway
-            self.stream.thread_type = thread_type
+            # Where torn packets are shown, one frame at a time: of several, one may be handed out that builds on what
+            # is torn before its decoder knows of that.
+            self.stream.thread_type = thread_type if self.torn_is_useless else "SLICE"
             if threads is not None:
                 self.stream.codec_context.thread_count = threads
             self.packets: Iterator[Packet[VideoStream]] = self.demux()
