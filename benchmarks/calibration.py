@@ -8,7 +8,9 @@ class or by WordNet id; ``FOLDER:4`` takes four images of each class::
 One part of the images to fit to gives a temperature for each exit, another the thresholds of early exit (at most half a
 point of top-1 lost), a third tells what these are worth. All of them together give the weights with which the readout
 ``average`` does not get worse from exit to exit. ``--into-card`` writes temperatures, thresholds and weights into the
-card, and top-1 of each exit on the first folder reported on beside its validation.
+card, and top-1 of each exit on the first folder reported on beside its validation. Top-1 on the images to fit to is
+what schedulers then plan by, where a card's validation is something else, such as agreement: these images are not those
+that anything is reported on.
 """
 
 from __future__ import annotations
@@ -71,9 +73,15 @@ def _believed(scores: Scores, exit_: int, when: str) -> dict[str, float]:
 
 
 def with_calibration(
-    card: Card, found: Calibration, mixing: tuple[float, ...], *, told: str, top1: dict[str, Any] | None
+    card: Card,
+    found: Calibration,
+    mixing: tuple[float, ...],
+    *,
+    told: str,
+    fitted: list[float],
+    top1: dict[str, Any] | None,
 ) -> Card:
-    """The card with temperatures, thresholds and the readout's weights, and where they come from."""
+    """The card with temperatures, thresholds, the readout's weights and what to plan by, and where they come from."""
     early = found.early_exit
     steps = [
         replace(step, temperature=round(t, 4), threshold=None if limit == NEVER else round(limit, 6))
@@ -97,6 +105,13 @@ def with_calibration(
     extra = {key: value for key, value in card.extra.items() if key != "safe_exits"}
     if found.safe_exits is not None:
         extra["safe_exits"] = {**found.safe_exits.as_json(), "data": told, "images": sum(found.images[1:])}
+    extra["planning"] = {
+        "measure": "top-1",
+        "data": told,
+        "images": sum(found.images),
+        "command": calibration["command"],
+        "exits": fitted,
+    }
     return replace(card, steps=tuple(steps), readout_weights=mixing, extra={**extra, "calibration": calibration})
 
 
@@ -136,7 +151,9 @@ def measure(args: argparse.Namespace) -> None:
             shares = [row["top1"] for row in first["exits"]]
             told_of = args.report_name or name
             top1 = {"data": told_of, "images": first["images"], "classes": first["classes"], "exits": shares}
-        write_card(with_calibration(weights.card, found, mixing, told=told, top1=top1), weights.path)
+        fitted = [round(float(right), 4) for right in score(fit).top1.double().mean(dim=1)]
+        card = with_calibration(weights.card, found, mixing, told=told, fitted=fitted, top1=top1)
+        write_card(card, weights.path)
 
 
 def main() -> int:

@@ -121,7 +121,7 @@ def serve(
         slots,
         clock,
         classes=loaded.card.classes,
-        path=path_named(path, engine.plan, loaded.card.accuracies),
+        path=path_named(path, engine.plan, loaded.card.planning_accuracies),
         waiter=inbox,
         top_k=1,
     )

@@ -248,7 +248,7 @@ class _Bench:
 
     def _manner(self, policy: str, measured: Sequence[Mean]) -> Manner:
         card, plan = self._loaded.card, self._loaded.plan
-        by = [mean.value for mean in measured] if self._options.accuracies == "measured" else card.accuracies
+        by = [mean.value for mean in measured] if self._options.accuracies == "measured" else card.planning_accuracies
         readout = readout_named(self._options.readout, exits=len(plan), accuracies=by, weights=card.readout_weights)
         if policy == BACKGROUND:
             return Manner(readout=readout, background=lambda: Background(by))

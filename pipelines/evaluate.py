@@ -186,7 +186,7 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
     frame), and ``safe_exits`` the thresholds that the images vouch for. ``validation`` says on which images, and under
     ``early_exit`` what the thresholds were chosen for and what they gave. Where there were too few images for
     calibration, an older one is taken out: it is not of these figures. So are thresholds for hedged labels, which were
-    fitted at other temperatures.
+    fitted at other temperatures, and other accuracies to plan by.
 
     Args:
         path: Where the card lies.
@@ -230,8 +230,9 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
         command=shlex.join(command),
         extra=known,
     )
-    # thresholds for hedged labels belong to the temperatures that they were fitted at
-    old = ("calibration", "hedging", "safe_exits")
+    # thresholds for hedged labels belong to the temperatures that they were fitted at, and what labels have validated
+    # is what to plan by
+    old = ("calibration", "hedging", "planning", "safe_exits")
     extra = {key: value for key, value in card.extra.items() if key not in old}
     if calibration is not None and calibration.safe_exits is not None and calibration.early_exit.readout == "latest":
         images = sum(calibration.images[1:])

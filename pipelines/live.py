@@ -75,7 +75,7 @@ class LiveRun(Iterator[FrameResult]):
         """The weights card."""
         self.plan: Plan = loaded.plan
         """The plan that is run."""
-        accuracies = self.card.accuracies
+        accuracies = self.card.planning_accuracies
         chosen = readout_named(readout, exits=len(self.plan), accuracies=accuracies, weights=self.card.readout_weights)
         way = path_named(path, self.plan, accuracies)
         self.labelling = labelling_from(self.card.classes, labels, hedging=self.card.extra.get("hedging"))

@@ -131,6 +131,16 @@ class Card:
         return tuple(step.accuracy for step in self.steps)
 
     @property
+    def planning_accuracies(self) -> tuple[float | None, ...]:
+        """How good each exit is, for whoever has to choose between them: 0 to 1, None where nothing tells.
+
+        What labels have shown, where the card has that under ``planning``, else :attr:`accuracies`. Those may measure
+        something else, such as agreement with the last exit, by which an exit can be better only by being more like it.
+        """
+        planning = self.extra.get("planning")
+        return self.accuracies if planning is None else tuple(planning["exits"])
+
+    @property
     def temperatures(self) -> tuple[float, ...]:
         """What the logits of each exit are divided by; 1 where the card says nothing."""
         return tuple(1.0 if step.temperature is None else step.temperature for step in self.steps)
@@ -212,6 +222,10 @@ def _check(card: Card) -> None:
         weights = card.readout_weights
         good = len(weights) == len(card.steps) and all(math.isfinite(w) and w > 0 for w in weights)
         _expect(good, "readout_weights", f"{len(card.steps)} positive numbers, one for each step", list(weights))
+    if (planning := card.extra.get("planning")) is not None:
+        exits = planning.get("exits") if isinstance(planning, Mapping) else None
+        good = isinstance(exits, Sequence) and len(exits) == len(card.steps) and all(map(_is_share, exits))
+        _expect(good, "planning.exits", f"{len(card.steps)} numbers from 0 to 1, one for each step", exits)
     told = [card.training.get("command"), card.training.get("data")]
     if card.validation is not None:
         told += [card.validation.measure, card.validation.data, card.validation.command]
@@ -230,6 +244,10 @@ def _check(card: Card) -> None:
 def _expect(good: object, key: str, expected: str, value: object) -> None:
     if not good:
         raise CardError(f"'{key}' must be {expected}, got {shown(value)}", REMEDY)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _expect_unique(key: str, names: Sequence[str]) -> None:

@@ -103,6 +103,18 @@ def test_calibration_into_the_card_and_hedging_after_it(small, photographs, tmp_
     assert hedged.temperatures == card.temperatures
 
 
+def test_what_to_plan_by_is_measured_on_the_images_to_fit_to(small, photographs, monkeypatch):
+    of_one_class = photographs / "val" / "tabby"
+    options = ["--fit", photographs / "train", "--report", of_one_class, "--weights", small, "--threads", "1"]
+    assert run(calibration, *options, "--into-card", monkeypatch=monkeypatch) == 0
+    loaded = weights.load(small)
+    outputs = outputs_of(loaded, Part(photographs / "train", None))
+    shares = (outputs.logits.argmax(2) == outputs.labels).double().mean(1).tolist()
+    assert loaded.card.planning_accuracies == pytest.approx(shares, abs=1e-3)
+    assert loaded.card.planning_accuracies != tuple(loaded.card.extra["calibration"]["top1"]["exits"])
+    assert loaded.card.extra["planning"]["images"] == 24
+
+
 def test_hedging_needs_classes_of_imagenet(photographs, tmp_path, monkeypatch, capsys):
     weights.save(
         build({"name": "resann", "classes": 2, "n": 1, "c": 8, "s": 1, "resolution_px": 32}),

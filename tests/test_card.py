@@ -97,6 +97,18 @@ class TestRoundTrip:
         assert CARD.accuracies == (0.5, None)
         assert CARD.total_macs == 5000
 
+    def test_what_labels_have_shown_is_planned_by(self):
+        assert CARD.planning_accuracies == CARD.accuracies
+        card = dataclasses.replace(CARD, extra={"planning": {"measure": "top-1", "exits": [0.6, 0.55]}})
+        assert card.planning_accuracies == (0.6, 0.55)
+        assert card.accuracies == CARD.accuracies
+        assert read(card_to_json(card)) == card
+
+    @pytest.mark.parametrize("planning", [3, {}, {"exits": "ab"}, {"exits": [0.5]}, {"exits": [0.5, 1.5]}])
+    def test_what_cannot_be_planned_by_is_refused(self, planning):
+        with pytest.raises(CardError, match=r"'planning.exits' must be 2 numbers from 0 to 1"):
+            dataclasses.replace(CARD, extra={"planning": planning})
+
     def test_summary_says_what_they_are_and_where_from(self):
         text = "\n".join(CARD.summary())
         for part in (

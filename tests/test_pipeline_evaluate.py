@@ -240,7 +240,8 @@ class TestIntoCard:
     def test_a_calibration_of_other_figures_is_taken_out(self, weights_file, folder):
         result = evaluate(weights_file, folder, device="cpu", timing=False, into_card=True)
         assert weights_room.read_card(weights_file).steps[0].temperature is not None
-        card = dataclasses.replace(weights_room.read_card(weights_file), extra={"hedging": {}, "mine": 1})
+        extra = {"hedging": {}, "planning": {"exits": [0.1, 0.2]}, "mine": 1}
+        card = dataclasses.replace(weights_room.read_card(weights_file), extra=extra)
         write_into_card(weights_file, card, dataclasses.replace(result, calibration=None))
         written = weights_room.read_card(weights_file)
         assert written.steps[0].temperature is None

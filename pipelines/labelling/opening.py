@@ -78,7 +78,7 @@ class Opener:
         readout = readout_named(
             settings.readout,
             exits=len(self.loaded.plan),
-            accuracies=card.accuracies,
+            accuracies=card.planning_accuracies,
             weights=card.readout_weights,
         )
         return UnitWorker(
