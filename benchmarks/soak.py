@@ -9,7 +9,8 @@ all, one comes and goes, one asks for figures. At the end it is interrupted. Wha
 - memory, threads, files, processes and the 99th percentile of latency stay flat: their slopes are printed with standard
   errors (``benchmarks/flatness.py``), the beginning left out;
 - each frame is counted exactly once: ``frames in == answered + replaced + corrupt``, and line by line in the events;
-- every file is valid, and no more of them are kept than was asked for;
+- every file is valid, no line of the events is lost where another file of them begins, and there are never more
+  recordings and snapshots than were to be kept, nor more on the disk than these can be;
 - the process is gone within two seconds, with exit code 130.
 
 Run: python -m benchmarks.soak --minutes 60 --out benchmarks/results/soak.json
@@ -28,16 +29,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from benchmarks import report
 from benchmarks.faulty_camera import FaultyCamera
 from benchmarks.flatness import BLOCKS, Usage, slope, usage
-from benchmarks.soak_files import Found, check_files, disk_bytes
+from benchmarks.soak_files import EVENTS, Found, Held, check_files, held
 from benchmarks.web_clients import Visitors
 
 __all__ = ["Soak", "soak"]
@@ -46,6 +47,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VISITORS = ("watching", "crawling", "hanging", "flapping", "asking")
 KEEP_CHUNKS, CHUNK_S = 3, 10
 MOST_SNAPSHOTS = 20
+EVENTS_MB = 4
 WARM_UP = 0.25
 """This part of the run is left out of the slopes: caches fill, and libraries make their threads."""
 START_TIMEOUT_S = 120.0
@@ -60,7 +62,6 @@ ALLOWED: dict[str, tuple[float, float]] = {
     "children": (0.0, 0.0),
     "first_p99_ms": (10.0, 20.0),
     "final_p99_ms": (10.0, 40.0),
-    "disk_mib": (4.0, 24.0),
 }
 """What counts as flat: so much may be gained each hour, and so much once, as things settle; where the 95 % interval of
 the slope reaches down to that. A leak of a megabyte for each lost connection would gain 1,200 MiB an hour."""
@@ -73,7 +74,8 @@ class Soak:
     minutes: float
     times_s: list[float] = field(default_factory=list)
     usage: list[Usage] = field(default_factory=list)
-    disk_mib: list[float] = field(default_factory=list)
+    disk: Held = field(default_factory=Held)
+    """What recordings and snapshots have taken at most."""
     latency: list[tuple[float, float, float]] = field(default_factory=list)
     """Time in seconds, first and final latency in milliseconds of each answer."""
     exit_code: int | None = None
@@ -103,7 +105,6 @@ class Soak:
             name: (times_s, [float(getattr(u, name)) for u in self.usage[begin:]])
             for name in ("memory_mib", "threads", "files", "children")
         }
-        found["disk_mib"] = (times_s, self.disk_mib[begin:])
         late = self.latency[int(len(self.latency) * WARM_UP) :]
         parts = np.array_split(np.array(late).reshape(-1, 3), 3 * BLOCKS)
         parts = [part for part in parts if len(part)]
@@ -114,7 +115,7 @@ class Soak:
 
     def problems(self) -> list[str]:
         """What does not hold, in words; none where all is well."""
-        wrong = list(self.files.problems)
+        wrong = [*self.files.problems, *self.disk.beyond(keep_chunks=KEEP_CHUNKS, most_snapshots=MOST_SNAPSHOTS)]
         counts = self.counts
         if len(counts) < 4:
             wrong.append("the run has not said at its end where the frames went")
@@ -159,6 +160,7 @@ class Soak:
             "ended_s": round(self.ended_s, 3),
             "exit_code": self.exit_code,
             "files": self.files.report(),
+            "disk_at_most": {name: round(value, 2) for name, value in asdict(self.disk).items()},
             "per_hour": slopes,
             "memory_mib_over_time": [round(float(part.mean()), 1) for part in self._memory_parts()],
             "allowed": {name: {"per_hour": a, "once": b} for name, (a, b) in ALLOWED.items()},
@@ -215,10 +217,19 @@ def soak(
         RuntimeError: If the run does not begin, or ends by itself.
     """
     seen = Soak(minutes)
-    events, log = folder / "events.jsonl", folder / "said.txt"
+    log = folder / "said.txt"
     with FaultyCamera(fps=fps, seed=seed) as camera, log.open("wb") as said:
         command = [sys.executable, "-m", "cli", "live", camera.url, "--weights", weights, "--view", "web"]
-        command += ["--web-port", "0", "--metrics-port", "0", "--events", str(events)]
+        command += [
+            "--web-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--events",
+            str(folder / EVENTS),
+            "--events-mb",
+            str(EVENTS_MB),
+        ]
         command += ["--record", str(folder / "video.mp4"), "--record-chunk-s", str(CHUNK_S)]
         command += ["--record-keep", str(KEEP_CHUNKS), "--snapshot", str(folder / "snapshots")]
         command += ["--snapshot-before-s", "2", "--snapshot-after-s", "2", "--snapshot-max", str(MOST_SNAPSHOTS)]
@@ -229,7 +240,7 @@ def soak(
         try:
             page, metrics = _ports(process, log)
             with Visitors(page, VISITORS, seed=seed, metrics_port=metrics) as visitors:
-                _look(seen, process, events, folder, minutes * 60)
+                _look(seen, process, folder, minutes * 60)
                 counted = re.search(rb"^stream_ann_reconnects_total\{.*\} ([\d.]+)", visitors.whole("/metrics"), re.M)
                 seen.reconnects = 0 if counted is None else round(float(counted[1]))
                 begun_s = time.monotonic()
@@ -257,28 +268,46 @@ def _ports(process: subprocess.Popen[bytes], log: Path) -> tuple[int, int]:
     raise RuntimeError(f"the run does not begin: {log.read_text()[-500:]}")
 
 
-def _look(seen: Soak, process: subprocess.Popen[bytes], events: Path, folder: Path, seconds: float) -> None:
+def _look(seen: Soak, process: subprocess.Popen[bytes], folder: Path, seconds: float) -> None:
     """Sample the process until the time is up, and follow what it writes."""
     every_s = min(5.0, seconds / (6 * BLOCKS))
     begun_s = time.monotonic()
-    followed, rest = 0, b""
+    follower = _Follower(folder / EVENTS)
     while (at_s := time.monotonic() - begun_s) < seconds:
         if process.poll() is not None:
             raise RuntimeError(f"the run ended by itself after {at_s:.0f} s with exit code {process.returncode}")
         seen.times_s.append(at_s)
         seen.usage.append(usage(process.pid))
-        seen.disk_mib.append(disk_bytes(folder) / 2**20)
-        if events.exists():
-            with events.open("rb") as file:
-                file.seek(followed)
-                data = file.read()
-            followed += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                event = json.loads(line)
-                if "frame" in event:
-                    seen.latency.append((at_s, event["first_ms"], event["final_ms"]))
+        seen.disk = seen.disk.or_more(held(folder))
+        for line in follower.lines():
+            event = json.loads(line)
+            if "frame" in event:
+                seen.latency.append((at_s, event["first_ms"], event["final_ms"]))
         time.sleep(every_s)
+
+
+class _Follower:
+    """Reads what is added to a file, as ``tail -F`` does: where another one has come under its name, that one next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._rest = b""
+
+    def lines(self) -> list[bytes]:
+        """The whole lines that have come since the last call."""
+        data = self._rest
+        if self._file is None and self._path.exists():
+            self._file = self._path.open("rb")
+        while self._file is not None:
+            data += self._file.read()
+            if not self._path.exists() or self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino:
+                break
+            data += self._file.read()  # what came until it was given another name
+            self._file.close()
+            self._file = self._path.open("rb")
+        *lines, self._rest = data.split(b"\n")
+        return lines
 
 
 def main() -> None:

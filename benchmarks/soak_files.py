@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import av
 from PIL import Image
 
-__all__ = ["Found", "check_files", "disk_bytes"]
+__all__ = ["EVENTS", "Found", "Held", "check_files", "event_files", "held"]
+
+EVENTS = "events.jsonl"
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class Found:
 
     answered: int = 0
     """Events of frames."""
+    event_files: int = 0
     accounted: int = 0
     """Frames up to the last one that was answered, by its number."""
     states: Counter[str] = field(default_factory=Counter)
@@ -37,6 +40,7 @@ class Found:
         """For a report."""
         return {
             "events": self.answered,
+            "event_files": self.event_files,
             "states": dict(sorted(self.states.items())),
             "recordings": self.recordings,
             "recorded_frames": self.recorded,
@@ -45,17 +49,63 @@ class Found:
         }
 
 
-def disk_bytes(folder: Path) -> int:
-    """How much is on the disk, without the events and the log, which nobody has limited."""
-    found = 0
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What recordings and snapshots take on the disk at a moment, or at most; events and the log do not count, as the
+    soak keeps all of them."""
+
+    mib: float = 0.0
+    recordings: int = 0
+    snapshots: int = 0
+    """Snapshots, each with its picture and clip."""
+    largest_recording_mib: float = 0.0
+    largest_snapshot_mib: float = 0.0
+
+    def or_more(self, other: Held) -> Held:
+        """The larger of each."""
+        return Held(*(max(a, b) for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def beyond(self, *, keep_chunks: int, most_snapshots: int) -> list[str]:
+        """Where this is more than was asked for, in words.
+
+        How many files there may be is what the settings say: besides those that are kept, one of each kind is being
+        written, and another one may be just about to be deleted. How much that is follows from the largest that were
+        seen.
+
+        Args:
+            keep_chunks: So many finished recordings are kept.
+            most_snapshots: So many snapshots are.
+        """
+        chunks, snapshots = keep_chunks + 2, most_snapshots + 2
+        allowed_mib = chunks * self.largest_recording_mib + snapshots * self.largest_snapshot_mib
+        wrong = []
+        if self.recordings > chunks:
+            wrong.append(f"{self.recordings} recordings at a time, {keep_chunks} were to be kept")
+        if self.snapshots > snapshots:
+            wrong.append(f"{self.snapshots} snapshots at a time, {most_snapshots} were to be kept")
+        if self.mib > allowed_mib:
+            wrong.append(f"{self.mib:.1f} MiB on the disk at a time, {allowed_mib:.1f} are what was to be kept")
+        return wrong
+
+
+def held(folder: Path) -> Held:
+    """What recordings and snapshots take now."""
+    recordings: list[int] = []
+    snapshots: Counter[str] = Counter()
     for path in folder.rglob("*.*"):
         if path.suffix in (".jsonl", ".txt"):
             continue
         try:
-            found += path.stat().st_size
+            size = path.stat().st_size
         except FileNotFoundError:  # deleted meanwhile
             continue
-    return found
+        if path.parent == folder:
+            recordings.append(size)
+        else:  # what is being written has a dot in front, and the time in every name has one in it
+            snapshots[".".join(path.name.lstrip(".").split(".")[:2])] += size
+    total = sum(recordings) + snapshots.total()
+    largest = max(recordings, default=0), max(snapshots.values(), default=0)
+    return Held(total / 2**20, len(recordings), len(snapshots), largest[0] / 2**20, largest[1] / 2**20)
 
 
 def check_files(folder: Path, *, keep_chunks: int, most_snapshots: int) -> Found:
@@ -67,7 +117,7 @@ def check_files(folder: Path, *, keep_chunks: int, most_snapshots: int) -> Found
         most_snapshots: So many snapshots may be left.
     """
     found = Found()
-    _check_events(folder / "events.jsonl", found)
+    _check_events(folder, found)
     recordings = sorted(folder.glob("video*.mp4"))
     found.recordings = len(recordings)
     for path in recordings:
@@ -92,14 +142,21 @@ def check_files(folder: Path, *, keep_chunks: int, most_snapshots: int) -> Found
             found.clips += 1
             _decoded(path, found)
     left = {path for path in folder.rglob("*") if path.is_file()} - wanted - set(recordings)
-    strays = sorted(path.name for path in left if path.name not in ("events.jsonl", "said.txt"))
+    left -= set(event_files(folder))
+    strays = sorted(path.name for path in left if path.name != "said.txt")
     if strays:
         found.problems.append(f"files that nobody asked for are left: {', '.join(strays[:5])}")
     return found
 
 
-def _check_events(path: Path, found: Found) -> None:
-    data = path.read_bytes()
+def event_files(folder: Path) -> list[Path]:
+    """The files of events, in order: those that were full, and the last one."""
+    return [*sorted(folder.glob("events-*.jsonl")), folder / EVENTS]
+
+
+def _check_events(folder: Path, found: Found) -> None:
+    found.event_files = len(event_files(folder))
+    data = b"".join(path.read_bytes() for path in event_files(folder))
     if not data.endswith(b"\n"):
         found.problems.append("the last event is not whole")
     last, state = -1, ""

@@ -246,6 +246,21 @@ def live(
             "--on-change", help="Write a frame's event only when the label changes.", rich_help_panel=_OUTPUTS
         ),
     ] = False,
+    events_mb: Annotated[
+        float | None,
+        typer.Option(
+            help="Begin another file of events after so many megabytes; the full one gets its time and number.",
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
+    events_keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Keep the newest so many finished files of this run's events, delete the others.",
+            rich_help_panel=_OUTPUTS,
+        ),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -342,6 +357,8 @@ def live(
     outputs = Outputs(
         events=tuple(events or ()),
         on_change=on_change,
+        events_mb=events_mb,
+        keep_events=events_keep,
         record=record,
         chunk_s=record_chunk_s,
         chunk_mb=record_chunk_mb,

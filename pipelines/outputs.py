@@ -38,6 +38,10 @@ class Outputs:
     output."""
     on_change: bool = False
     """Whether a frame is an event only where its label is another than the last one's."""
+    events_mb: float | None = None
+    """Begin another file of events rather than let one grow beyond so many megabytes."""
+    keep_events: int | None = None
+    """Keep so many finished files of events; None for all."""
     record: Path | None = None
     """File for the video with overlay (mp4, mkv or webm)."""
     chunk_s: float | None = None
@@ -69,6 +73,7 @@ class Attached:
         self._put_timeout_s = LOSSLESS_PUT_TIMEOUT_S if run.lossless else PUT_TIMEOUT_S
         self._overlay = Overlay(run.plan.exit_names)
         self._workers: list[SinkWorker] = []
+        self._until_s = float("inf")
         try:
             self._open(outputs)
         except BaseException:
@@ -81,9 +86,16 @@ class Attached:
         for worker in self._workers:
             worker.put(result)
 
+    def end(self, timeout_s: float) -> None:
+        """Have all outputs finish, all at the same time, within so many seconds; do not wait for them."""
+        self._until_s = min(self._until_s, time.monotonic() + timeout_s)
+        for worker in self._workers:
+            worker.end(timeout_s=timeout_s)
+
     def close(self, timeout_s: float) -> None:
-        """Finish all outputs within a time that they share, in seconds. Can be repeated."""
-        until_s = time.monotonic() + timeout_s
+        """Finish all outputs within a time that they share, in seconds, since :meth:`end` at most. Can be repeated."""
+        self.end(timeout_s)
+        until_s = self._until_s
         for worker in self._workers:
             worker.close(timeout_s=max(0.1, until_s - time.monotonic()))
 
@@ -105,7 +117,9 @@ class Attached:
 
     def _open(self, outputs: Outputs) -> None:
         for path in outputs.events:
-            self._attach(JsonlSink(path, on_change=outputs.on_change))
+            self._attach(
+                JsonlSink(path, on_change=outputs.on_change, most_mb=outputs.events_mb, keep=outputs.keep_events)
+            )
         if outputs.record is not None:
             recording = RecordingSink(
                 outputs.record,

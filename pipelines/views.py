@@ -104,6 +104,7 @@ class Views:
     ) -> None:
         self._stack = ExitStack()
         self._put: list[Callable[[FrameResult], None]] = []
+        self._ends: list[Callable[[], None]] = []
         self._put_state: list[Callable[[StateChange], None]] = []
         name, why = choose_view(view, terminal=console.is_terminal and not console.is_dumb_terminal)
         self.shown = name != "none"
@@ -123,6 +124,11 @@ class Views:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def end(self) -> None:
+        """Have whatever is served end soon, and do not wait for it."""
+        for end in self._ends:
+            end()
 
     def put(self, result: FrameResult) -> None:
         """Show a result; does not wait."""
@@ -192,11 +198,13 @@ class Views:
             web = WebView(run.statuses, names, access=access, metrics=metrics)
             self._stack.enter_context(web)
             self._put.append(web.put)
+            self._ends.append(web.end)
             say(console, f"web page: {web.url}")
         if serving.metrics_port is not None:
             access = Access(serving.host, serving.metrics_port, token)
             server = MetricsServer(run.statuses, names, access=access, metrics=metrics)
             self._stack.enter_context(server)
+            self._ends.append(server.end)
             say(console, f"metrics: {server.url}")
 
 

@@ -72,12 +72,19 @@ def watch(
         if attached is not None and attached.none_left and not (views is not None and views.shown):
             run.stop()  # nobody would see what comes now
 
+    def end(outputs: Attached, shown: Views) -> None:
+        """Have everything end at the same time: one after the other would take longer than an interrupted run has."""
+        outputs.end(FINISH_TIMEOUT_S if completed else INTERRUPTED_TIMEOUT_S)
+        shown.end()
+        run.close()
+
     with ExitStack() as stack:
         stack.callback(run.close)
         attached = Attached(run, outputs or Outputs(), failed)
         finish = attached.close
         stack.callback(lambda: finish(FINISH_TIMEOUT_S if completed else INTERRUPTED_TIMEOUT_S))
         views = stack.enter_context(Views(run, console=console, view=view, serving=serving, drops=attached.dropped))
+        stack.callback(end, attached, views)
         run.on_state(views.put_state)
         came = stack.enter_context(stop_on_signals(run.stop))
         for result in run:

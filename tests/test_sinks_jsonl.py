@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import sys
@@ -11,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from stream_ann.errors import OutputError
+from stream_ann.errors import OutputError, UsageError
 from stream_ann.sinks import JsonlSink
 from stream_ann.sinks.files import check_writable, keep_previous
 from tests.sink_tools import make_result, start_script
 
 FULL = Path("/dev/full")
+NOON_S = 1767323044.678
+"""2026-01-02 03:04:04.678 UTC."""
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 
@@ -70,6 +73,40 @@ def test_an_earlier_file_is_kept_beside_the_new_one(tmp_path):
             assert strict(previous.read_text())["frame"] == run - 1
 
 
+def test_events_of_a_run_without_end_are_cut_and_only_the_newest_files_are_kept(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text("old\n")
+    wall = itertools.count()
+    line = len(json.dumps(make_result(index=10).as_event(), ensure_ascii=False).encode()) + 1
+    sink = JsonlSink(path, most_mb=4.5 * line / 1e6, keep=2, wall_s=lambda: NOON_S + next(wall))
+    for i in range(10, 28):
+        sink.write(make_result(index=i))
+    sink.close()
+    cut = [
+        f"events-20260102T03040{second}.678Z-000{number}.jsonl" for second, number in ((6, 3), (7, 4))
+    ]  # the first two are gone
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*cut, "events.jsonl", "events.previous.jsonl"])
+    assert (tmp_path / "events.previous.jsonl").read_text() == "old\n"
+    found = [[strict(text)["frame"] for text in (tmp_path / name).read_text().splitlines()] for name in cut]
+    assert found == [[18, 19, 20, 21], [22, 23, 24, 25]]
+    assert [strict(text)["frame"] for text in path.read_text().splitlines()] == [26, 27]
+
+
+def test_every_file_of_events_is_kept_where_nobody_says_how_many(tmp_path):
+    sink = JsonlSink(tmp_path / "events.jsonl", most_mb=1e-6)  # a line is never cut, however long it is
+    for i in range(5):
+        sink.write(make_result(index=i))
+    sink.close()
+    files = [*sorted(tmp_path.glob("events-*.jsonl")), tmp_path / "events.jsonl"]
+    assert [strict(file.read_text())["frame"] for file in files] == list(range(5))
+
+
+@pytest.mark.parametrize("options", [{"most_mb": 0.0}, {"most_mb": 1.0, "keep": 0}, {"keep": 3}])
+def test_limits_of_events_that_make_no_sense_are_refused(tmp_path, options):
+    with pytest.raises(UsageError, match="events"):
+        JsonlSink(tmp_path / "events.jsonl", **options)
+
+
 def test_a_run_without_results_changes_nothing(tmp_path):
     path = tmp_path / "events.jsonl"
     JsonlSink(path).close()
@@ -119,7 +156,7 @@ def test_a_full_disk_is_named():
 
 CROWDED = """
 import resource, sys
-from stream_ann.errors import OutputError
+from stream_ann.errors import OutputError, UsageError
 from stream_ann.sinks import JsonlSink
 from tests.sink_tools import make_result
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
@@ -171,7 +208,7 @@ def test_standard_output_may_be_anything_that_can_be_written_to(monkeypatch):
 
 PIPED = """
 import sys
-from stream_ann.errors import OutputError
+from stream_ann.errors import OutputError, UsageError
 from stream_ann.sinks import JsonlSink
 from tests.sink_tools import make_result
 print("before")  # kept back in the buffer of a pipe

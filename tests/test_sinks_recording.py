@@ -110,6 +110,21 @@ def test_only_the_newest_chunks_are_kept(tmp_path):
     assert names(tmp_path) == sorted(path.name for path in sink.files)
 
 
+def test_names_of_old_chunks_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr("stream_ann.sinks.recording.MOST_REMEMBERED", 2)
+    sink = recorder(tmp_path / "all.mkv", chunk_s=1.0)
+    few = recorder(tmp_path / "few.mkv", chunk_s=1.0, keep=3)
+    for result in results(55):
+        sink.write(result)
+        few.write(result)
+    sink.close()
+    few.close()
+    assert [path.name[-8:-4] for path in sink.files] == ["0005", "0006"]
+    assert len(list(tmp_path.glob("all-*.mkv"))) == 6
+    assert len(list(tmp_path.glob("few-*.mkv"))) == 4
+    assert not sink._finished, "nothing is remembered of what nobody deletes"
+
+
 SCRIPT = """
 import sys, time
 import numpy as np

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.flatness import BLOCKS, slope, usage
 from benchmarks.soak import ALLOWED, Soak
-from benchmarks.soak_files import Found, check_files
+from benchmarks.soak_files import Found, Held, check_files, held
 from stream_ann.overlay import Overlay
 from stream_ann.sinks import JsonlSink, RecordingSink, SnapshotOptions, SnapshotSink
 from tests.sink_tools import make_result
@@ -62,7 +62,7 @@ def test_the_usage_of_a_process_is_its_own():
 def folder(tmp_path: Path) -> Path:
     """What a run of three answered frames leaves: the second one was replaced."""
     overlay = Overlay(("small", "large"))
-    events = JsonlSink(tmp_path / "events.jsonl")
+    events = JsonlSink(tmp_path / "events.jsonl", most_mb=1e-6)  # a file for each
     recording = RecordingSink(tmp_path / "video.mp4", draw=overlay.draw)
     snapshots = SnapshotSink(SnapshotOptions(tmp_path / "snapshots", before_s=1.0, gap_s=0.0))
     for index, replaced, label in ((0, 0, "cat"), (2, 1, "dog"), (3, 0, "dog")):
@@ -83,6 +83,7 @@ def test_good_files_account_for_every_frame(folder: Path):
     found = checked(folder)
     assert found.problems == []
     assert (found.answered, found.replaced, found.accounted) == (3, 1, 4)
+    assert found.event_files == 3
     assert (found.recordings, found.recorded, found.snapshots, found.clips) == (1, 3, 2, 1), "both share a clip"
 
 
@@ -92,9 +93,9 @@ def _half(path: Path) -> None:
 
 def _forget_a_frame(folder: Path) -> None:
     path = folder / "events.jsonl"
-    events = [json.loads(line) for line in path.read_text().splitlines()]
-    events[1]["replaced_before"] = 5
-    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    event = json.loads(path.read_text())
+    event["replaced_before"] = 5
+    path.write_text(json.dumps(event) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,23 @@ def _forget_a_frame(folder: Path) -> None:
 def test_whatever_is_wrong_with_them_is_told(folder: Path, spoil: Callable[[Path], object], told: str):
     spoil(folder)
     assert any(told in problem for problem in checked(folder).problems)
+
+
+class TestHeld:
+    def test_it_is_what_recordings_and_snapshots_take(self, folder: Path):
+        found = held(folder)
+        assert (found.recordings, found.snapshots) == (1, 2)
+        media = [path for path in folder.rglob("*.*") if path.suffix != ".jsonl"]
+        assert found.mib == pytest.approx(sum(path.stat().st_size for path in media) / 2**20)
+        assert found.largest_recording_mib == (folder / "video.mp4").stat().st_size / 2**20
+
+    def test_no_more_is_allowed_than_can_be_kept(self):
+        most = Held(40.0, 5, 22, 2.0, 1.5).or_more(Held(30.0, 4, 21, 1.0, 1.4))
+        assert most == Held(40.0, 5, 22, 2.0, 1.5)
+        assert most.beyond(keep_chunks=3, most_snapshots=20) == []
+        for more in (replace(most, recordings=6), replace(most, snapshots=23), replace(most, mib=43.1)):
+            assert len(more.beyond(keep_chunks=3, most_snapshots=20)) == 1
+            assert len(Soak(1.0, disk=more).problems()) > len(Soak(1.0, disk=most).problems())
 
 
 def test_a_frame_that_is_missing_from_the_sum_is_told(folder: Path):

@@ -26,7 +26,7 @@ from stream_ann.overlay import Overlay, draw_statuses
 from stream_ann.overlay.banner import WARNING, draw_badge, draw_banner
 from stream_ann.packets import CodedPacket
 from stream_ann.painting import Mask, text_mask
-from stream_ann.sinks import SnapshotOptions
+from stream_ann.sinks import JsonlSink, SnapshotOptions
 from tests.small_weights import save_small_weights
 from tests.videos import encode, numbered
 from tests.web_tools import EXITS, Client, FakeRun
@@ -197,6 +197,33 @@ class TestOutputs:
         labels = [json.loads(line)["label"] for line in every.read_text().splitlines()]
         wanted = [i for i, label in enumerate(labels) if i == 0 or label != labels[i - 1]]
         assert [json.loads(line)["frame"] for line in changes.read_text().splitlines()] == wanted
+
+    def test_all_of_them_and_the_page_end_at_the_same_time(self, small_weights, tmp_path, monkeypatch):
+        pytest.importorskip("uvicorn")
+        from stream_ann.sinks.web.app import Hub
+
+        monkeypatch.setattr("stream_ann.sinks.web.view.ENDS_WITHIN_S", 30)
+        together = threading.Barrier(3, timeout=10)  # one after the other, none would come past it
+
+        def with_the_others(end):
+            def ending(self):
+                if threading.current_thread() not in come:
+                    come.add(threading.current_thread())
+                    together.wait()
+                end(self)
+
+            return ending
+
+        come: set[threading.Thread] = set()
+        monkeypatch.setattr(JsonlSink, "close", with_the_others(JsonlSink.close))
+        monkeypatch.setattr(Hub, "stop", with_the_others(Hub.stop))
+        outputs = Outputs((str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")), events_mb=0.001, keep_events=1)
+        run = a_run(small_weights, FakeSource(numbered(20)))
+        summary = watch(run, console=console(), view="web", serving=Serving(port=0), outputs=outputs)
+        assert summary.errors == ()
+        assert len(come) == 3
+        assert not together.broken
+        assert {len(list(tmp_path.glob(f"{name}-*.jsonl"))) for name in "ab"} == {1}, "the limits reach the files"
 
     def test_one_that_fails_is_left_out_and_the_others_go_on(self, small_weights, tmp_path):
         gone = tmp_path / "gone"

@@ -8,12 +8,16 @@ import math
 import os
 import stat
 import sys
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from stream_ann.errors import OutputError
+from stream_ann.errors import OutputError, UsageError
 from stream_ann.frames import FrameResult
 from stream_ann.sinks.files import check_writable, keep_previous, output_error
+from stream_ann.sinks.names import stamp
 from stream_ann.states import StateChange
 from stream_ann.text import plain_json
 
@@ -30,19 +34,48 @@ class JsonlSink:
     ``NAME.previous.EXT`` beside it (where it replaces an older one), and a new file begins. A run that ends before its
     first result changes nothing.
 
+    A run without end fills any disk, unless files are cut and old ones deleted: one that another line would make larger
+    than ``most_mb`` is given the time of its beginning (UTC) and a number, ``events-20260102T030405.678Z-0001.jsonl``,
+    and a new one begins under the name given.
+
     Args:
         path: The file, or ``"-"`` for standard output.
         on_change: Write a result only where its label is another than that of its source's last one. Changes of a
             source's state are written always.
+        most_mb: Begin another file rather than let one grow beyond so many megabytes; None for no limit. Standard
+            output, devices and pipes have none.
+        keep: How many finished files of this run to keep: older ones are deleted. None for all.
+        wall_s: Tells the time, in seconds since 1970.
 
     Attributes:
         previous: Where a file that existed before is now; None before the first result, and where none existed.
 
     Raises:
+        UsageError: If a limit makes no sense.
         OutputError: If the file cannot be written, which is found out without touching it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, on_change: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        on_change: bool = False,
+        most_mb: float | None = None,
+        keep: int | None = None,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        if most_mb is not None and not most_mb > 0:
+            raise UsageError(f"a file of events must have more than 0 MB, got {most_mb:g}")
+        if keep is not None and keep < 1:
+            raise UsageError(f"at least 1 file of events must be kept, got {keep}")
+        if keep is not None and most_mb is None:
+            raise UsageError("a number of files of events to keep needs a size", "say how large a file may be")
+        self._most_bytes = None if most_mb is None else most_mb * 1e6
+        self._keep = keep
+        self._wall_s = wall_s
+        self._begun_s = 0.0
+        self._number = 0
+        self._finished: deque[Path] = deque()
         self._labels: dict[str, str] | None = {} if on_change else None
         self.previous: Path | None = None
         self._closed = False
@@ -90,10 +123,13 @@ class JsonlSink:
                 self._stream.write(line)
                 self._stream.flush()
                 return
+            # Lone surrogates (from undecodable names) have no UTF-8; as \udcxx they are still valid JSON.
+            data = line.encode("utf-8", "backslashreplace")
+            if self._most_bytes is not None and self._size and self._size + len(data) > self._most_bytes:
+                self._set_aside()
             if self._fd is None:
                 self._open()
-            # Lone surrogates (from undecodable names) have no UTF-8; as \udcxx they are still valid JSON.
-            self._write_whole(line.encode("utf-8", "backslashreplace"))
+            self._write_whole(data)
         except BrokenPipeError as error:
             raise OutputError(f"{self.name} was closed by its reader", "keep the reader running") from error
         except OSError as error:
@@ -125,11 +161,27 @@ class JsonlSink:
 
     def _open(self) -> None:
         assert self._path is not None
-        self.previous = keep_previous(self._path)
+        if not self._number:
+            self.previous = keep_previous(self._path)
+        self._begun_s = self._wall_s()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self._fd = os.open(self._path, flags, 0o666)
         status = os.fstat(self._fd)
         self._size = status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def _set_aside(self) -> None:
+        """Finish the file, give it its time and number, and delete those that are not to be kept."""
+        assert self._path is not None
+        assert self._fd is not None
+        fd, self._fd = self._fd, None
+        os.close(fd)
+        self._number += 1
+        name = f"{self._path.stem}-{stamp(self._begun_s)}-{self._number:04d}{self._path.suffix}"
+        self._path.replace(self._path.with_name(name))
+        if self._keep is not None:
+            self._finished.append(self._path.with_name(name))
+            while len(self._finished) > self._keep:
+                self._finished.popleft().unlink(missing_ok=True)
 
     def _write_whole(self, data: bytes) -> None:
         assert self._fd is not None

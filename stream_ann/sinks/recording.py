@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from stream_ann.sinks.video import Draw, VideoSink
 __all__ = ["RecordingSink"]
 
 SHORTEST_CHUNK_S = 1.0
+MOST_REMEMBERED = 1000
+"""Names of so many files are remembered: a recording may go on for years."""
 
 
 @dataclass(slots=True)
@@ -46,7 +49,6 @@ class RecordingSink:
         wall_s: Tells the time, in seconds since 1970.
 
     Attributes:
-        files: Files written so far that were not deleted again, oldest first.
         previous: Where a file that existed before is now, if one did.
 
     Raises:
@@ -85,7 +87,7 @@ class RecordingSink:
         self._finished: dict[str, deque[Path]] = {}
         self._names: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
-        self.files: list[Path] = []
+        self._files: deque[Path] = deque(maxlen=MOST_REMEMBERED)
         self.previous: Path | None = None
         VideoSink(self._path, draw=draw)  # finds out early whether it can be written at all, and changes nothing
 
@@ -93,6 +95,11 @@ class RecordingSink:
     def name(self) -> str:
         """The file's name as it was given."""
         return str(self._path)
+
+    @property
+    def files(self) -> list[Path]:
+        """The latest files, 1,000 at most, without those that were deleted again; oldest first."""
+        return list(self._files)
 
     def write(self, result: FrameResult) -> None:
         """Record one frame.
@@ -110,7 +117,7 @@ class RecordingSink:
             time_s, from_source = _time_of(result)
             sink = VideoSink(self._path_for(source), draw=self._draw)
             chunk = self._chunks[source] = _Chunk(sink, time_s, from_source)
-            self.files.append(Path(sink.name))
+            self._files.append(Path(sink.name))
         chunk.sink.write(result)
         self.previous = chunk.sink.previous or self.previous
 
@@ -144,12 +151,15 @@ class RecordingSink:
 
     def _finish(self, source: str, chunk: _Chunk) -> None:
         chunk.sink.close()
+        if self._keep is None:
+            return
         finished = self._finished.setdefault(source, deque())
         finished.append(Path(chunk.sink.name))
-        while self._keep is not None and len(finished) > self._keep:
+        while len(finished) > self._keep:
             oldest = finished.popleft()
             oldest.unlink(missing_ok=True)
-            self.files.remove(oldest)
+            with suppress(ValueError):  # forgotten before
+                self._files.remove(oldest)
 
     def _path_for(self, source: str) -> Path:
         parts = [self._path.stem]

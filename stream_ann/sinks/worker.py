@@ -130,6 +130,17 @@ class SinkWorker:
                 self._changed.notify_all()
         return taken
 
+    def end(self, *, timeout_s: float = 2.0) -> None:
+        """Begin to do what :meth:`close` waits for, and do not wait. Safe to call twice.
+
+        Args:
+            timeout_s: As for :meth:`close`.
+        """
+        with self._changed:
+            self._closing = True
+            self._drain_until_s = min(self._drain_until_s, time.monotonic() + 0.75 * timeout_s)
+            self._changed.notify_all()
+
     def close(self, *, timeout_s: float = 2.0) -> bool:
         """Write what is waiting, finish the sink and end the thread. Safe to call twice.
 
@@ -141,10 +152,7 @@ class SinkWorker:
             Whether the sink was finished without an error.
         """
         until_s = time.monotonic() + timeout_s
-        with self._changed:
-            self._closing = True
-            self._drain_until_s = min(self._drain_until_s, time.monotonic() + 0.75 * timeout_s)
-            self._changed.notify_all()
+        self.end(timeout_s=timeout_s)
         self._thread.join(max(0.0, until_s - time.monotonic()))
         with self._changed:
             if not self._finished and self._error is None:

@@ -66,8 +66,8 @@ class _Server:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End all streams, and the server. Can be repeated."""
+    def end(self) -> None:
+        """Have all streams end, and the server, and do not wait for it. Can be repeated."""
         loop, server, hub = self._loop, self._server, self._hub
         if loop is not None and server is not None:
 
@@ -78,6 +78,10 @@ class _Server:
 
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(end)
+
+    def close(self) -> None:
+        """End all streams, and the server. Can be repeated."""
+        self.end()
         if self._thread.ident is not None:
             self._thread.join(ENDS_WITHIN_S)
         self._socket.close()
