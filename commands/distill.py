@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,13 @@ def distill(
         typer.Argument(help="Folders of folders of images: FOLDER, or FOLDER:COUNT for so many of each folder in it."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for weights, card, crops, checkpoints.", file_okay=False)],
-    member: Annotated[str, typer.Option(help="The member to train.")] = "lite0@96",
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The member to train, by default lite0@96. Given more than once, as NAME or NAME:BLOCKS (the last "
+            "member only with blocks), they are trained together, on fresh crops: for GPUs."
+        ),
+    ] = None,
     weights: Annotated[str, typer.Option(help="The weights that it belongs to.")] = "imagenet",
     teacher: Annotated[
         str | None, typer.Option(help="Weights whose last exit teaches; by default the same weights.")
@@ -42,6 +48,8 @@ def distill(
     batch_size: Annotated[int | None, typer.Option(min=2, help="Crops in each iteration.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate of new heads; the rest has a tenth.")] = None,
     temperature: Annotated[float | None, typer.Option(help="What softens the answers that are matched.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Parameter of mixup; of several members only.")] = None,
+    cutmix: Annotated[float | None, typer.Option(help="Parameter of CutMix; of several members only.")] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of the images that is held out.")] = 0.05,
     name: Annotated[str | None, typer.Option(help="Name of the weights; by default the folder's.")] = None,
     data_name: Annotated[str | None, typer.Option(help="What the card calls the images.")] = None,
@@ -55,40 +63,61 @@ def distill(
     """
     from rich.console import Console
 
-    from pipelines.distill import distill as run
+    from pipelines.distill import distill as one
+    from pipelines.distill_together import distill_together
     from stream_ann.errors import UsageError
 
-    blocks = None
-    if exits is not None:
-        words = [word.strip() for word in exits.split(",") if word.strip()]
-        if not all(word.isdecimal() for word in words):
-            raise UsageError(f"'{exits}' are not numbers of blocks", "write such as --exits 7,10")
-        blocks = [int(word) for word in words]
-    result = run(
-        images,
-        out=out,
-        member=member,
-        weights=weights,
-        teacher=teacher,
-        exits=blocks,
-        called=called,
-        keep_blocks=keep_blocks,
-        crops=crops,
-        crop_px=crop_px,
-        taught=taught,
-        share=share,
-        val_fraction=val_fraction,
-        name=name,
-        data_name=data_name,
-        seed=seed,
-        device=device,
-        resume=resume,
-        console=Console(stderr=True),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        temperature=temperature,
-    )
+    names = {part.partition(":")[0]: part.partition(":")[2] for part in member or ["lite0@96"]}
+    shared: dict[str, Any] = {
+        "out": out,
+        "weights": weights,
+        "keep_blocks": keep_blocks,
+        "share": share,
+        "val_fraction": val_fraction,
+        "name": name,
+        "data_name": data_name,
+        "seed": seed,
+        "device": device,
+        "resume": resume,
+        "console": Console(stderr=True),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+    }
+    if len(member or ()) > 1:
+        for given, option in ((teacher, "--teacher"), (exits, "--exits"), (called, "--called"), (taught, "--taught")):
+            if given is not None:
+                raise UsageError(f"{option} for several members", "write --member NAME:BLOCKS for exits; leave it out")
+        blocks = {part: _blocks(text) if text else None for part, text in names.items()}
+        own: dict[str, Any] = {"self_temperature": temperature, "mixup": mixup, "cutmix": cutmix}
+        result = distill_together(images, members=blocks, **shared, **own)
+    else:
+        ((which, behind),) = names.items()
+        text = exits if exits is not None else behind
+        result = one(
+            images,
+            member=which,
+            exits=_blocks(text) if text else None,
+            teacher=teacher,
+            called=called,
+            crops=crops,
+            crop_px=crop_px,
+            taught=taught,
+            temperature=temperature,
+            mixup=mixup,
+            cutmix=cutmix,
+            **shared,
+        )
     if result.path is None:
         raise typer.Exit(130)
     say_data(str(result.path))
+
+
+def _blocks(text: str) -> list[int]:
+    """The numbers in ``"7,10"``."""
+    from stream_ann.errors import UsageError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"'{text}' are not numbers of blocks", "write such as 7,10")
+    return [int(word) for word in words]

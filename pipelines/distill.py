@@ -47,7 +47,7 @@ from stream_ann.training.taught import (
 from stream_ann.training.trainer import Trainer
 from stream_ann.whole_files import whole_file
 
-__all__ = ["RECIPE", "distill"]
+__all__ = ["CROP_SCALE", "NORM_BATCHES", "RECIPE", "counted_folder", "distill", "save_distilled"]
 
 RECIPE: dict[str, Any] = {
     "epochs": 4,
@@ -66,8 +66,10 @@ RECIPE: dict[str, Any] = {
 """What holds unless something else is asked for. Batch norms stay frozen: counted anew on other images than those that
 the network was made with, they cost more than training gains."""
 
-_CROP_SCALE = (0.35, 1.0)
-_NORM_BATCHES = 40
+CROP_SCALE = (0.35, 1.0)
+"""Least and greatest share of a picture that a crop takes."""
+NORM_BATCHES = 40
+"""Batches that the statistics of new heads are counted from."""
 
 
 def distill(
@@ -218,7 +220,7 @@ def distill(
             "init": {"name": base.card.name, "sha256": base.card.file.sha256, **dict(base.card.training)},
             "torch": torch.__version__,
         }
-        card = _save(net, base, member, folder / name, about)
+        card = save_distilled(net, base, [member], folder / name, about)
         with whole_file(folder / "history.json") as file:
             told = {**history.as_dict(), "options": chosen.as_dict()}
             file.write((json.dumps(told, indent=2) + "\n").encode())
@@ -251,8 +253,7 @@ class _Source:
         self, spec: str | os.PathLike[str], limit: int | None, view: TrainView
     ) -> tuple[TaughtCrops, TaughtCrops]:
         """Crops to train on, and centre squares to validate on."""
-        text, colon, count = os.fspath(spec).rpartition(":")
-        path, limit = (text, int(count)) if colon and count.isdecimal() else (os.fspath(spec), limit)
+        path, limit = counted_folder(spec, limit)
         preprocessing = self._teaching.card.preprocessing
         teacher_px = self._teaching.plan.steps[-1].resolution_px
         about: dict[str, object] = {
@@ -260,7 +261,7 @@ class _Source:
             "limit_per_class": limit,
             "crops": self._crops,
             "crop_px": self._crop_px,
-            "crop_scale": list(_CROP_SCALE),
+            "crop_scale": list(CROP_SCALE),
             "val_fraction": self._val_fraction,
             "seed": self._seed,
             "teacher": self._teaching.card.file.sha256,
@@ -292,7 +293,7 @@ class _Source:
             crops=self._crops,
             resolution_px=self._crop_px,
             teacher_px=teacher_px,
-            augment=Augment(flip=0.5, crop_scale=_CROP_SCALE, interpolation=preprocessing.interpolation),
+            augment=Augment(flip=0.5, crop_scale=CROP_SCALE, interpolation=preprocessing.interpolation),
             seed=self._seed,
             on_progress=view.stage("asking the teacher"),
         )
@@ -315,6 +316,12 @@ class _Source:
 
             self._teach = teach
         return self._teach
+
+
+def counted_folder(spec: str | os.PathLike[str], limit: int | None) -> tuple[str, int | None]:
+    """Folder and count of ``FOLDER`` or ``FOLDER:COUNT``; without a count of its own the limit that is given."""
+    text, colon, count = os.fspath(spec).rpartition(":")
+    return (text, int(count)) if colon and count.isdecimal() else (os.fspath(spec), limit)
 
 
 def _last_member(net: AnytimeNet) -> AnytimeNet:
@@ -342,32 +349,51 @@ def _some(
         device=torch.device("cpu"),
         augment=augment,
     )
-    for batch, _ in zip(batches, range(_NORM_BATCHES), strict=False):
+    for batch, _ in zip(batches, range(NORM_BATCHES), strict=False):
         yield normalised(batch.images, preprocessing)
 
 
-def _save(net: EANN, base: weights_room.Weights, member: str, target: Path, about: dict[str, Any]) -> Card:
-    """Write the weights; what the card said of members that are as they were still holds."""
+def save_distilled(
+    net: EANN, base: weights_room.Weights, trained: Sequence[str], target: Path, about: dict[str, Any]
+) -> Card:
+    """Write the weights; what the card said of members that are as they were still holds, and of the last exit.
+
+    Args:
+        net: The net.
+        base: The weights that it was made from, with as many members.
+        trained: Names of the members, in ``base``, that have been trained. Of the last one only exits before its end
+            may have been.
+        target: Path of the files, without their suffixes.
+        about: What the card says of the training.
+    """
     plan, card = net.plan(), base.card
-    names = plan.exit_names
-    number = next(i for i, m in enumerate(base.net.members()) if m.name == member)
-    known = {step.name: i for i, step in enumerate(card.steps)}
+    names = [member.name for member in base.net.members()]
+    same: dict[int, int] = {}
+    for number, member in enumerate(names):
+        new = [i for i, step in enumerate(plan.steps) if step.member == number]
+        old = [i for i, step in enumerate(card.steps) if step.member == number]
+        if member not in trained:
+            same |= dict(zip(new, old, strict=True))
+        elif number == len(names) - 1:
+            same[new[-1]] = old[-1]
     mixing = None
     if card.readout_weights is not None:
-        last = max(i for i, step in enumerate(card.steps) if step.member == number)
-        own = [i for i, step in enumerate(plan.steps) if step.member == number]
-        mixing = [
-            card.readout_weights[known[n]] if n in known else card.readout_weights[last] * 0.5 ** (own[-1] - i)
-            for i, n in enumerate(names)
-        ]
+        mixing = []
+        for i, step in enumerate(plan.steps):
+            own = [j for j, other in enumerate(plan.steps) if other.member == step.member]
+            last = max(j for j, other in enumerate(card.steps) if other.member == step.member)
+            whole = card.readout_weights[same.get(i, last)]
+            mixing.append(whole if i in same else whole * 0.5 ** (own[-1] - i))
+    several = len(trained) > 1
     saved = weights_room.save(
         net,
         target,
-        title=f"{card.name} with {member} distilled from {about['teacher']['exit']} ({', '.join(names)})",
+        title=f"{card.name} with {', '.join(trained)} distilled from {about['teacher']['exit']}"
+        f" ({', '.join(member.name for member in net.members())})",
         description=(
-            f"The weights '{card.name}' whose member {member} has a trunk of its own, trained at that resolution to "
-            f"say what {about['teacher']['exit']} of '{about['teacher']['name']}' says about the same crops; the other "
-            f"members are as they were. {card.description}"
+            f"The weights '{card.name}', of which {', '.join(trained)} {'were' if several else 'was'} trained at "
+            f"{'their resolutions' if several else 'that resolution'} to say what {about['teacher']['exit']} of "
+            f"'{about['teacher']['name']}' says about the same crops. {card.description}"
         ),
         classes=card.classes,
         preprocessing=card.preprocessing,
@@ -378,10 +404,8 @@ def _save(net: EANN, base: weights_room.Weights, member: str, target: Path, abou
     )
     kept = ("accuracy", "temperature", "threshold")
     steps = tuple(
-        dataclasses.replace(step, **{key: getattr(card.steps[known[step.name]], key) for key in kept})
-        if step.name in known
-        else step
-        for step in saved.steps
+        dataclasses.replace(step, **{key: getattr(card.steps[same[i]], key) for key in kept}) if i in same else step
+        for i, step in enumerate(saved.steps)
     )
     saved = dataclasses.replace(saved, steps=steps, validation=card.validation)
     weights_room.write_card(saved, target.with_name(target.name + ".json"))

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipelines.distill import distill
+from pipelines.distill_together import distill_together
 from pipelines.train import TrainResult
 from stream_ann import weights as weights_room
 from stream_ann.engines.folding import fold_batch_norms
@@ -255,3 +256,100 @@ class TestDistill:
             distill([folder], **options, keep_blocks=16)
         with pytest.raises(UsageError, match="no member is called"):
             distill([folder], **{**options, "member": "lite0@33"})
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> Path:
+    """Three members of one network and a last one of another."""
+    torch.manual_seed(0)
+    net = EANN(
+        {"lite0": Lite(0, classes=5), "lite1": Lite(1, classes=5)},
+        [("lite0", 32), ("lite0", 48), ("lite0", 64), ("lite1", 72)],
+    )
+    target = tmp_path_factory.mktemp("three") / "three"
+    weights_room.save(
+        net.eval(),
+        target,
+        title="three",
+        description="",
+        classes=list("abcde"),
+        preprocessing=weights_room.load(save_small_eann(target.parent / "other", (32, 64))).card.preprocessing,
+        training={"kind": "trained", "command": "none", "data": "none", "seed": 0},
+        licence="MIT",
+        readout_weights=[1.0, 2.0, 4.0, 8.0],
+    )
+    return target.with_suffix(".json")
+
+
+MEMBERS = {"lite0@32": [4], "lite0@48": [4], "lite1@72": [10, 17]}
+
+
+@pytest.fixture(scope="module")
+def together(three, folder, tmp_path_factory) -> TrainResult:
+    out = tmp_path_factory.mktemp("together") / "out"
+    options: dict[str, Any] = {
+        "batch_size": 6,
+        "epochs": 2,
+        "val_fraction": 0.25,
+        "device": "cpu",
+        "mixup": 0.5,
+        "lr": 5e-3,
+    }
+    return distill_together([folder], out=out, weights=three, members=MEMBERS, **options)
+
+
+class TestTogether:
+    def test_members_that_are_not_named_and_the_last_exit_answer_as_before(self, three, together):
+        old, new = weights_room.load(three), weights_room.load(together.path.parent)
+        assert all(check.ok for check in weights_room.verify(together.path.parent))
+        names = ("lite0@32 1", "lite0@32 2", "lite0@48 1", "lite0@48 2", "lite0@64")
+        assert new.plan.exit_names == (*names, "lite1@72 1", "lite1@72 2", "lite1@72 3")
+        assert new.card.readout_weights == (0.5, 1.0, 1.0, 2.0, 4.0, 2.0, 4.0, 8.0)
+        images = torch.rand(2, 3, 72, 72)
+        before, after = old.net(images), new.net(images)
+        assert after[4].equal(before[2])
+        torch.testing.assert_close(after[7], before[3])
+        for i, j in ((1, 0), (3, 1)):
+            assert not torch.allclose(after[i], before[j], atol=1e-3)
+
+    def test_what_members_of_one_network_have_in_common_is_stored_once(self, three, together):
+        old, new = weights_room.load(three).net.trunks, weights_room.load(together.path.parent).net.trunks
+        small, middle, whole, last = (new[name] for name in ("lite0-32", "lite0-48", "lite0", "lite1"))
+        assert middle.blocks[3].expand[0].weight is small.blocks[3].expand[0].weight
+        assert middle.blocks[3].expand[1].weight is not small.blocks[3].expand[1].weight
+        assert middle.heads["4"].expand[0].weight is small.heads["4"].expand[0].weight
+        # one classifier for all heads of one network, as it was
+        for trunk in (small, middle):
+            assert trunk.heads["4"].linear.weight is whole.heads["15"].linear.weight
+        assert whole.heads["15"].linear.weight.equal(old["lite0"].heads["15"].linear.weight)
+        assert last.heads["17"].linear.weight is last.heads["20"].linear.weight
+        for name, tensor in old["lite1"].state_dict().items():
+            assert tensor.equal(last.state_dict()[name]), name
+        assert not small.blocks[3].expand[0].weight.equal(old["lite0"].blocks[3].expand[0].weight)
+
+    def test_the_members_learn_what_the_last_one_says(self, together):
+        first, last = together.history.records[0], together.history.records[-1]
+        for i in range(4):
+            assert last.train_loss[i] < first.train_loss[i]
+        assert last.val_accuracy[-1] == 1
+        assert together.card.training["method"] == "distilled together"
+
+    def test_the_command(self, three, folder, tmp_path):
+        words = ["--weights", three, "--batch-size", "6", "--epochs", "1", "--val-fraction", "0.25", "--share", "0"]
+        words += ["--device", "cpu", "--member", "lite0@32:4", "--member", "lite0@48:4"]
+        code, stdout, err = run("distill", folder, "--out", tmp_path / "out", *words)
+        assert code == 0, err
+        made, old = weights_room.load(stdout.strip()), weights_room.load(three)
+        before = old.net.trunks["lite0"].state_dict()
+        for name in ("lite0-32", "lite0-48"):
+            for key, tensor in made.net.trunks[name].state_dict().items():
+                assert "heads.4." in key or tensor.equal(before[key]), key
+        code, _, err = run("distill", folder, "--out", tmp_path / "two", *words, "--exits", "4")
+        assert code == 2 or "--exits for several members" in err
+
+    def test_refusals(self, three, folder, tmp_path):
+        options: dict[str, Any] = {"out": tmp_path / "out", "weights": three, "device": "cpu"}
+        with pytest.raises(UsageError, match="nothing is new in the last member"):
+            distill_together([folder], members={"lite0@32": None, "lite1@72": None}, **options)
+        with pytest.raises(UsageError, match="no member is called"):
+            distill_together([folder], members={"lite0@33": None}, **options)

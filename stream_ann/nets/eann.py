@@ -89,9 +89,10 @@ class EANN(AnytimeNet):
             tie(trunks[name], trunks[source], parts)
 
     def members(self) -> Sequence[Member]:
-        """The members, named e.g. ``"lite0@96"``."""
+        """The members, named e.g. ``"lite0@96"``: that of a trunk ``"lite0"``, or of one of its own, ``"lite0-96"``."""
         steps = {name: trunk.members()[0].steps for name, trunk in self._trunks().items()}
-        return tuple(Member(f"{name}@{px}", px, steps[name]) for name, px in self._members)
+        names = _member_names(self._members)
+        return tuple(Member(n, px, steps[name]) for n, (name, px) in zip(names, self._members, strict=True))
 
     @property
     def arch(self) -> dict[str, Any]:
@@ -109,3 +110,10 @@ class EANN(AnytimeNet):
 
     def _trunks(self) -> dict[str, AnytimeNet]:
         return {name: trunk for name, trunk in self.trunks.items() if isinstance(trunk, AnytimeNet)}
+
+
+def _member_names(members: Sequence[tuple[str, int]]) -> list[str]:
+    """``trunk@resolution``, without a resolution at the end of a trunk's name where that leaves the names different."""
+    whole = [f"{name}@{px}" for name, px in members]
+    short = [f"{name.removesuffix(f'-{px}')}@{px}" for name, px in members]
+    return short if len(set(short)) == len(short) else whole

@@ -50,15 +50,18 @@ class ConvHead(nn.Module):
         width: Channels after the convolution.
         classes: Number of logits.
         dropout: Chance of dropping a pooled feature in training.
+        shrink: Side of the squares of features that are averaged before the convolution, which costs its square times
+            less then; 1 for none.
     """
 
-    def __init__(self, channels: int, width: int, classes: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, width: int, classes: int, *, dropout: float = 0.0, shrink: int = 1) -> None:
         super().__init__()
+        self.shrink = nn.AvgPool2d(shrink, ceil_mode=True) if shrink > 1 else nn.Identity()
         self.expand = conv_norm(channels, width, 1, eps=1e-3, momentum=0.01, act=nn.ReLU6())
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, channels, H, W] to logits, float [B, classes]."""
-        logits: Tensor = self.linear(self.dropout(global_average(self.expand(features))))
+        logits: Tensor = self.linear(self.dropout(global_average(self.expand(self.shrink(features)))))
         return logits

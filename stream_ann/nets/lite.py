@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stream_ann.errors import UsageError
 from stream_ann.nets.checks import MAX_CLASSES, real, resolution, rising, whole
 from stream_ann.nets.heads import ConvHead
 from stream_ann.nets.layers import conv_norm, initialise
@@ -38,6 +39,8 @@ _STAGES = (
 )
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
+_REDUCTION = 32
+"""What the side of the image is divided by in the last features."""
 # TensorFlow's momentum of 0.99 is torch's 0.01.
 _conv_norm = functools.partial(conv_norm, eps=1e-3, momentum=0.01)
 
@@ -89,6 +92,9 @@ class Lite(Trunk):
             many blocks there are.
         head_width: Hidden channels of each auxiliary head.
         dropout: Chance of dropping a pooled feature in training, in every head.
+        one_classifier: Whether all heads end in one and the same classifier, the last one's, so that an auxiliary head
+            only has to bring its features to where the last one's are. They are then 1,280 wide, whatever
+            ``head_width`` says, and shrunk to a 32nd of the image's side before, as the last one's are.
 
     Raises:
         UsageError: An argument is out of range.
@@ -103,6 +109,7 @@ class Lite(Trunk):
         exits: Sequence[int] = (),
         head_width: int = 256,
         dropout: float = 0.0,
+        one_classifier: bool = False,
     ) -> None:
         last = self.block_count(variant) - 1
         classes = whole("classes", classes, 1, MAX_CLASSES)
@@ -110,20 +117,27 @@ class Lite(Trunk):
         exits = rising("exits", exits, 0, last - 1)
         head_width = whole("head_width", head_width, 8, 2048)
         dropout = real("dropout", dropout, 0.0, 0.9)
+        if not isinstance(one_classifier, bool):
+            raise UsageError(f"one_classifier is {one_classifier!r}", "it must be true or false")
+        width = _HEAD_CHANNELS if one_classifier else head_width
 
         stem = _conv_norm(3, _STEM_CHANNELS, 3, stride=2, same=True, act=nn.ReLU6())
         blocks: list[nn.Module] = []
         heads: dict[int, nn.Module] = {}
-        channels = _STEM_CHANNELS
+        channels, reduction = _STEM_CHANNELS, 2
         for (expansion, base, _, stage_stride, kernel_px), count in zip(_STAGES, _depths(variant), strict=True):
             out_channels = _scaled_channels(base, _SCALES[variant][0])
             for position in range(count):
                 stride = stage_stride if position == 0 else 1
                 blocks.append(MBConv(channels, out_channels, expansion=expansion, stride=stride, kernel_px=kernel_px))
-                channels = out_channels
+                channels, reduction = out_channels, reduction * stride
                 if len(blocks) - 1 in exits:
-                    heads[len(blocks) - 1] = ConvHead(channels, head_width, classes, dropout=dropout)
+                    shrink = _REDUCTION // reduction if one_classifier else 1
+                    heads[len(blocks) - 1] = ConvHead(channels, width, classes, dropout=dropout, shrink=shrink)
         heads[last] = ConvHead(channels, _HEAD_CHANNELS, classes, dropout=dropout)
+        if one_classifier:
+            for head in heads.values():
+                head.linear = heads[last].linear
         super().__init__(
             f"lite{variant}",
             classes=classes,
@@ -136,6 +150,7 @@ class Lite(Trunk):
         self.exits = exits
         self.head_width = head_width
         self.dropout = dropout
+        self.one_classifier = one_classifier
         initialise(self)
 
     @staticmethod
@@ -146,7 +161,7 @@ class Lite(Trunk):
     @property
     def arch(self) -> dict[str, Any]:
         """See :attr:`Trunk.arch`."""
-        return {
+        arch: dict[str, Any] = {
             "name": f"efficientnet-lite{self.variant}",
             "classes": self.classes,
             "resolution_px": self.resolution_px,
@@ -154,6 +169,8 @@ class Lite(Trunk):
             "head_width": self.head_width,
             "dropout": self.dropout,
         }
+        # left out where it is false, so that a net like that of an older card has the same description
+        return arch | ({"one_classifier": True} if self.one_classifier else {})
 
 
 def _depths(variant: int) -> tuple[int, ...]:

@@ -59,6 +59,16 @@ class PixelStore:
             end -= len(flat)
         return cls(pixels, sizes)
 
+    @classmethod
+    def of_parts(cls, parts: Sequence[tuple[PixelStore, Tensor]]) -> PixelStore:
+        """Some images of several stores: each a store and the numbers of its images, int64 [n] on the CPU."""
+        pixels, sizes = [], []
+        for store, rows in parts:
+            flat, ends = store._pixels[store._home], store._ends
+            pixels += [flat[ends[row] : ends[row + 1]] for row in rows.tolist()]
+            sizes.append(store._sizes_px[rows.numpy()])
+        return cls(torch.cat(pixels), np.concatenate(sizes))
+
     def __len__(self) -> int:
         return len(self._sizes_px)
 
@@ -222,6 +232,23 @@ class MemorySplit:
         return MemorySplit(
             self._store, self._labels[chosen], self._classes, groups=self._groups[chosen], rows=self._rows[chosen]
         )
+
+    @classmethod
+    def joined(cls, splits: Sequence[MemorySplit], classes: Sequence[str], labels: Tensor | None = None) -> MemorySplit:
+        """The images of several splits one after another, with labels of their own.
+
+        Args:
+            splits: The splits; what they say about labels, classes and groups is dropped.
+            classes: Names of the classes.
+            labels: Class number of each image, int64 [N]; None for 0 throughout.
+        """
+        store = PixelStore.of_parts([(split._store, split._rows) for split in splits])
+        labels = torch.zeros(len(store), dtype=torch.int64) if labels is None else labels
+        return cls(store, labels, classes)
+
+    def labelled(self, labels: Tensor) -> MemorySplit:
+        """The same images with other labels, int64 [N]; the pixels are shared."""
+        return MemorySplit(self._store, labels, self._classes, groups=self._groups, rows=self._rows)
 
     def _batch(self, images: Tensor, indices: Tensor, device: torch.device) -> Batch:
         return Batch(images, self._labels[indices].to(device), indices.to(device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,28 @@ from stream_ann.errors import UsageError, nearest
 from stream_ann.nets import EANN, AnytimeNet, build
 from stream_ann.training.checkpoint import tensors_of
 
-__all__ = ["count_norms", "frozen", "interpolate", "own_trunk", "with_own_trunk"]
+__all__ = [
+    "count_norms",
+    "frozen",
+    "in_common",
+    "interpolate",
+    "own_trunk",
+    "part_of",
+    "with_own_trunk",
+    "with_own_trunks",
+]
 
 
-def own_trunk(net: AnytimeNet, member: str, *, exits: Sequence[int] | None = None) -> tuple[AnytimeNet, frozenset[str]]:
+def own_trunk(
+    net: AnytimeNet, member: str, *, exits: Sequence[int] | None = None, one_classifier: bool = False
+) -> tuple[AnytimeNet, frozenset[str]]:
     """A copy of the trunk that a member runs, made for the member's resolution.
 
     Args:
         net: An EANN.
         member: The member's name, e.g. ``"lite0@96"``.
         exits: Numbers of the blocks that the copy has auxiliary heads behind; None for the ones that it has.
+        one_classifier: Whether additional heads end in the classifier of the last one.
 
     Returns:
         The copy, on the CPU, and the names of the parameters that are new in it: those of additional heads.
@@ -35,13 +47,17 @@ def own_trunk(net: AnytimeNet, member: str, *, exits: Sequence[int] | None = Non
         if "exits" not in arch:
             raise UsageError(f"exits cannot be added to a {arch['name']}", "take a member whose card lists exits")
         arch["exits"] = list(exits)
+        if one_classifier and exits:
+            arch["one_classifier"] = True
     assert isinstance(net, EANN)
-    trunk, old = build(arch), tensors_of(net.trunks[name])
+    trunk, old = build(arch), net.trunks[name].state_dict()
+    copied = set()
     with torch.no_grad():
-        for key, tensor in tensors_of(trunk).items():
-            if key in old:
+        for key, tensor in trunk.state_dict(keep_vars=True).items():
+            if key in old and old[key].shape == tensor.shape:
                 tensor.copy_(old[key])
-    return trunk, frozenset(key for key in tensors_of(trunk) if key not in old)
+                copied.add(id(tensor))
+    return trunk, frozenset(key for key, tensor in tensors_of(trunk).items() if id(tensor) not in copied)
 
 
 def frozen(trunk: AnytimeNet, blocks: int) -> tuple[str, ...]:
@@ -59,7 +75,7 @@ def frozen(trunk: AnytimeNet, blocks: int) -> tuple[str, ...]:
     Raises:
         UsageError: There are not as many blocks, or the network has no stem and blocks.
     """
-    names = dict(trunk.named_modules())
+    names = dict(trunk.named_modules(remove_duplicate=False))
     known = [key for key in names if key.startswith("blocks.") and key.count(".") == 1]
     if blocks >= max(1, len(known)):
         raise UsageError(f"{blocks} blocks to keep as they are", f"the network has {len(known)}: leave some to train")
@@ -105,6 +121,76 @@ def with_own_trunk(net: AnytimeNet, member: str, trunk: AnytimeNet, *, name: str
         tied[name] = (before[old][0], [part for part in before[old][1] if part in shared])
     trunks[name] = trunk
     return EANN(trunks, members, tied).eval()
+
+
+def in_common(trunk: AnytimeNet) -> tuple[str, ...]:
+    """Names of the parts of a trunk that do not depend much on the resolution: all convolutions and classifiers.
+
+    What is left are the batch norms. With those of their own, members of several resolutions can share a network that
+    is trained for all of them (Wang et al., "Resolution Switchable Networks", ECCV 2020).
+    """
+    parts = trunk.named_modules(remove_duplicate=False)
+    return tuple(name for name, part in parts if isinstance(part, nn.Conv2d | nn.Linear))
+
+
+def with_own_trunks(net: EANN, own: Mapping[str, AnytimeNet], shared: Sequence[str] = ()) -> EANN:
+    """An EANN like another one, in which several members run other trunks.
+
+    Trunks that replace one and the same have all but their batch norms in common; the first of them has ``shared`` in
+    common with the replaced one, if another member still runs that.
+
+    Args:
+        net: The EANN; its other trunks are used, not copied. What it had in common between trunks that are replaced
+            is stored anew.
+        own: The trunk of each member, by the member's name. It is called by the old one with the resolution, or as the
+            old one if no other member runs that.
+        shared: Parts of a replaced trunk that its replacement has in common with it.
+
+    Raises:
+        UsageError: There is no such member, or a name is taken.
+    """
+    places = [(str(name), int(px)) for name, px in net.arch["members"]]
+    replaced = {_member(net, member): trunk for member, trunk in own.items()}
+    staying = [name for name, px in places if (name, px) not in replaced]
+    trunks: dict[str, AnytimeNet] = {}
+    for name in net.arch["trunks"]:
+        trunk = net.trunks[name]
+        if name in staying and isinstance(trunk, AnytimeNet):
+            trunks[name] = trunk
+    tied = {
+        name: (source, list(parts))
+        for name, (source, parts) in net.arch.get("tied", {}).items()
+        if name in trunks and source in trunks
+    }
+    members: list[tuple[str, int]] = []
+    firsts: dict[str, str] = {}
+    for name, px in places:
+        if (name, px) not in replaced:
+            members.append((name, px))
+            continue
+        trunk = replaced[name, px]
+        alone = sum(other == name for other, _ in places) == 1
+        called = name if alone else f"{name}-{px}"
+        if called in trunks:
+            raise UsageError(f"there is a trunk '{called}' already", "train that member instead")
+        if name in firsts:
+            tied[called] = (firsts[name], list(in_common(trunk)))
+        elif name in staying and shared:
+            tied[called] = (name, list(shared))
+        firsts.setdefault(name, called)
+        trunks[called] = trunk
+        members.append((called, px))
+    return EANN(trunks, members, tied).eval()
+
+
+def part_of(net: EANN, numbers: Sequence[int]) -> EANN:
+    """An EANN of some members of another one, by their numbers from 0 and in that order, with the same trunks."""
+    kept = [(str(name), int(px)) for i, (name, px) in enumerate(net.arch["members"]) if i in numbers]
+    names = {name for name, _ in kept}
+    trunks = {name: trunk for name, trunk in net.trunks.items() if name in names and isinstance(trunk, AnytimeNet)}
+    ties = net.arch.get("tied", {}).items()
+    tied = {name: (source, parts) for name, (source, parts) in ties if {name, source} <= names}
+    return EANN(trunks, kept, tied)
 
 
 def interpolate(net: AnytimeNet, start: AnytimeNet, share: float, fresh: Iterable[str] = ()) -> None:
@@ -155,7 +241,8 @@ def _member(net: AnytimeNet, member: str) -> tuple[str, int]:
     """Trunk and resolution of a member."""
     if not isinstance(net, EANN):
         raise UsageError(f"a {type(net).__name__} has no members to choose from", "take an EANN, such as imagenet")
-    members = {f"{name}@{px}": (str(name), int(px)) for name, px in net.arch["members"]}
+    places = [(str(name), int(px)) for name, px in net.arch["members"]]
+    members = {known.name: place for known, place in zip(net.members(), places, strict=True)}
     if member not in members:
         raise UsageError(f"no member is called '{member}'", nearest(member, members))
     return members[member]

@@ -151,7 +151,8 @@ class Stepper:
                 last=number == numbers[-1] and depth == len(own),
             )
             weighted = found * self._vector(tuple(own[i] for i in counted), images.device)
-            torch.autograd.backward(weighted.sum())
+            if weighted.requires_grad:  # a member that stays as it is may be there to teach the others
+                torch.autograd.backward(weighted.sum())
             where = slice(starts[number] + counted[0], starts[number] + counted[-1] + 1)
             if len(counted) == where.stop - where.start:
                 losses[where] = found.detach()

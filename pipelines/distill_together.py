@@ -1,0 +1,312 @@
+"""Distilling several members of an EANN at once, by the last exit's answers to the very crops that they see."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from pipelines.distill import CROP_SCALE, NORM_BATCHES, RECIPE, counted_folder, save_distilled
+from pipelines.signals import stop_on_signals
+from pipelines.train import CHECKPOINTS, TrainResult, checked_name, given_command
+from pipelines.train_start import Notes
+from pipelines.train_view import TrainView, duration
+from stream_ann import weights as weights_room
+from stream_ann.errors import SourceError, UsageError
+from stream_ann.nets import EANN, AnytimeNet
+from stream_ann.preprocess import Preprocessing
+from stream_ann.training.augment import Augment
+from stream_ann.training.checkpoint import LAST, tensors_of
+from stream_ann.training.data import Data, open_data
+from stream_ann.training.distributed import device_for
+from stream_ann.training.memory import MemorySplit
+from stream_ann.training.options import TrainOptions
+from stream_ann.training.own_trunk import count_norms, frozen, interpolate, own_trunk, part_of, with_own_trunks
+from stream_ann.training.split import Split
+from stream_ann.training.stepper import autocast, final_logits, normalised, resolution_of, sized
+from stream_ann.training.trainer import Trainer
+from stream_ann.training.validation import closed
+from stream_ann.whole_files import whole_file
+
+__all__ = ["distill_together"]
+
+_TOGETHER: dict[str, Any] = {"distill": 0.0, "self_distill": 1.0, "self_temperature": 1.0}
+"""The members learn from the last one's last exit, which runs on the same batch anyway."""
+
+
+def distill_together(
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str],
+    members: Mapping[str, Sequence[int] | None],
+    weights: str | os.PathLike[str] = "imagenet",
+    keep_blocks: int = 0,
+    limit_per_class: int | None = None,
+    share: float = 1.0,
+    val_fraction: float = 0.05,
+    name: str | None = None,
+    data_name: str | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    console: Console | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train members of an EANN to say what its last exit says about the same pictures, crops drawn anew every time.
+
+    Members of one network get a copy of it that differs in its batch norms alone, trained for all their resolutions at
+    once. The last member may be among them: its trunk stays as it is, and only gets exits. All new heads end in the
+    classifier of their network, which stays as it is too, so that classes that no picture shows are not unlearnt.
+
+    The last member runs for every batch of every epoch, which suits a GPU; with ``mixup`` and ``cutmix`` it answers the
+    mixed pictures ("function matching", Beyer et al., arXiv 2106.05237). On a CPU,
+    :func:`pipelines.distill.distill` asks the teacher once for each crop.
+
+    Args:
+        images: As :func:`pipelines.distill.distill` takes them; they must fit into memory.
+        out: Folder for the new weights and their card, ``history.json`` and the checkpoints.
+        members: The blocks behind which each member has exits, by the member's name; None for those that it has.
+        weights: Name or path of the weights that they belong to.
+        keep_blocks: How many of the first blocks stay as they are, in members other than the last.
+        limit_per_class: At most so many images of each class, in folders without a count of their own.
+        share: How much of the change is kept in the end, 0 to 1, of the weights that were there before.
+        val_fraction: Share of the images that is held out.
+        name: Name of the new weights; by default that of the folder.
+        data_name: What the card calls the images; by default the names of the folders.
+        resume: Go on from the folder's last checkpoint, if there is one. All other arguments must be as they were.
+        seed: What every random choice follows from.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        console: Where progress is shown; None for nowhere.
+        options: Fields of :class:`stream_ann.training.options.TrainOptions`.
+
+    Returns:
+        The result; in its history, accuracy is agreement with the last exit on the images held out.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        SourceError: A folder cannot be used, or the images do not fit into memory.
+        WeightsError: Weights cannot be used.
+        TrainingError: The run diverged, or the checkpoint is of another run.
+        DeviceError: The device cannot be used.
+        OutputError: Something cannot be written.
+    """
+    if not images:
+        raise UsageError("no images to distil on", "name at least one folder")
+    if not 0 <= share <= 1:
+        raise UsageError(f"share is {share}", "it must be from 0 to 1")
+    folder = Path(out)
+    name = checked_name(name, folder)
+    base = weights_room.load(weights)
+    if not isinstance(base.net, EANN):
+        raise UsageError(f"the weights '{base.card.name}' have no members", "take an EANN, such as imagenet")
+    chosen = TrainOptions(
+        **{**RECIPE, **_TOGETHER, **{k: v for k, v in options.items() if v is not None}}, seed=seed, device=device
+    )
+    if (folder / CHECKPOINTS / LAST).exists() and not resume:
+        raise UsageError(f"there is a training run in '{folder}' already", "resume it, or give another folder")
+    where = device_for(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = _Student(base.net, members, keep_blocks)
+
+    with TrainView(console) as view:
+        notes = Notes(view)
+        preprocessing = base.card.preprocessing
+        augment = Augment(flip=0.5, crop_scale=CROP_SCALE, interpolation=preprocessing.interpolation)
+        data = _data(images, base, resolution_of(student.net), limit_per_class, val_fraction, seed, view)
+        notes.add(
+            f"{len(data.train):,} images to train {', '.join(members)} on, {len(data.val):,} held out, on {where}"
+        )
+        student.net.to(where)
+        student.count_norms(data.train, preprocessing, chosen, augment, where)
+        data = _answered(data, student.net, preprocessing, chosen, where)
+        trainer = Trainer(
+            student.net,
+            data,
+            preprocessing,
+            chosen,
+            folder=folder / CHECKPOINTS,
+            augment=augment,
+            full_rate=student.fresh_names,
+            on_epoch=lambda record: view.epoch(record, chosen.epochs, student.net.plan().exit_names),
+            on_progress=view.progress,
+        )
+        with ExitStack() as stack:
+            stack.enter_context(stop_on_signals(trainer.stop))
+            history = trainer.run(resume=resume)
+        if history.interrupted:
+            notes.add(f"interrupted; the checkpoint is in '{folder / CHECKPOINTS}': go on with --resume")
+            return TrainResult(history, None, None, None, tuple(notes.lines))
+
+        trained = trainer.trained()
+        assert isinstance(trained, EANN)
+        net = student.within(base.net, trained, share)
+        about = {
+            "kind": "trained",
+            "method": "distilled together",
+            "command": given_command(),
+            "data": data_name or ", ".join(Path(os.fspath(spec)).name for spec in images),
+            "images": len(data.train),
+            "members": list(members),
+            "teacher": {"name": base.card.name, "exit": base.plan.exit_names[-1]},
+            "share": share,
+            "seed": seed,
+            "options": {key: value for key, value in chosen.decisive().items() if key != "seed"},
+            "agreement_held_out": [round(value, 4) for value in history.records[-1].val_accuracy],
+            "init": {"name": base.card.name, "sha256": base.card.file.sha256, **dict(base.card.training)},
+            "torch": torch.__version__,
+        }
+        card = save_distilled(net, base, tuple(members), folder / name, about)
+        with whole_file(folder / "history.json") as file:
+            told = {**history.as_dict(), "options": chosen.as_dict()}
+            file.write((json.dumps(told, indent=2) + "\n").encode())
+        seconds = sum(record.train_s for record in history.records)
+        notes.add(f"trained for {duration(seconds)}; weights and card are '{folder / name}.safetensors' and '.json'")
+    return TrainResult(history, card, folder / f"{name}.json", None, tuple(notes.lines))
+
+
+class _Student:
+    """What is trained: the chosen members and the last one, as a net of their own.
+
+    Args:
+        net: The EANN that they belong to; nothing in it is changed.
+        members: The blocks behind which each has exits, by its name.
+        keep_blocks: How many blocks of other members than the last stay as they are.
+    """
+
+    def __init__(self, net: EANN, members: Mapping[str, Sequence[int] | None], keep_blocks: int) -> None:
+        names = [member.name for member in net.members()]
+        trunks: dict[str, AnytimeNet] = {}
+        self._members = tuple(members)
+        self._fresh: dict[str, frozenset[str]] = {}
+        self._shared: tuple[str, ...] = ()
+        for member, exits in members.items():
+            trunks[member], self._fresh[member] = own_trunk(net, member, exits=exits, one_classifier=True)
+            if member != names[-1]:
+                self._shared = frozen(trunks[member], keep_blocks)
+            elif not self._fresh[member]:
+                raise UsageError(
+                    f"nothing is new in the last member, {member}", "name blocks that it gets exits behind"
+                )
+        self._before = {member: copy.deepcopy(trunk) for member, trunk in trunks.items()}
+        numbers = sorted({len(names) - 1, *(names.index(member) for member in members)})
+        self._names = [names[i] for i in numbers]
+        # a copy, since parts of it are the other net's own
+        self.net = copy.deepcopy(part_of(with_own_trunks(net, trunks, self._shared), numbers))
+        """The net to train."""
+        for member, trunk in self._parts(self.net):
+            if member == names[-1]:
+                for key, parameter in trunk.named_parameters():
+                    parameter.requires_grad_(key in self._fresh.get(member, ()))
+            else:
+                frozen(trunk, keep_blocks)
+
+    @property
+    def fresh_names(self) -> frozenset[str]:
+        """The names of the new parameters in the net; one that several trunks have in common has one name."""
+        known = {id(parameter): name for name, parameter in self.net.named_parameters()}
+        found = set()
+        for member, trunk in self._parts(self.net):
+            fresh = self._fresh.get(member, frozenset())
+            found |= {known[id(parameter)] for key, parameter in trunk.named_parameters() if key in fresh}
+        return frozenset(found)
+
+    def count_norms(
+        self, images: Split, preprocessing: Preprocessing, options: TrainOptions, augment: Augment, where: torch.device
+    ) -> None:
+        """Let the batch norms of new heads see what comes in, each at its member's resolution."""
+        resolution_px = resolution_of(self.net)
+        for (member, trunk), of in zip(self._parts(self.net), self.net.members(), strict=True):
+            batches = images.train_batches(
+                0,
+                batch_size=min(options.batch_size, len(images)),
+                resolution_px=resolution_px,
+                seed=options.seed,
+                device=where,
+                augment=augment,
+            )
+            with closed(batches):
+                first = itertools.islice(batches, NORM_BATCHES)
+                some = (normalised(batch.images, preprocessing) for batch in first)
+                seen = (sized(squares, of.resolution_px, preprocessing) for squares in some)
+                count_norms(trunk, self._fresh.get(member, ()), seen)
+
+    def within(self, net: EANN, trained: EANN, share: float) -> EANN:
+        """The whole EANN with the members as they were trained, ``share`` of the way from how they were before."""
+        own = {member: trunk for member, trunk in self._parts(trained) if member in self._members}
+        done: set[int] = set()
+        for member, trunk in own.items():
+            # what two trunks have in common goes that way once
+            spared = {key for key, tensor in tensors_of(trunk).items() if id(tensor) in done}
+            done |= {id(tensor) for tensor in tensors_of(trunk).values()}
+            interpolate(trunk, self._before[member], share, spared | self._fresh[member])
+        return with_own_trunks(net, own, self._shared)
+
+    def _parts(self, net: EANN) -> list[tuple[str, AnytimeNet]]:
+        """The members of a net like the one that is trained: the name each had before, and its trunk."""
+        found = [net.trunks[name] for name, _ in net.arch["members"]]
+        trunks = [trunk for trunk in found if isinstance(trunk, AnytimeNet)]
+        return list(zip(self._names, trunks, strict=True))
+
+
+def _data(
+    images: Sequence[str | os.PathLike[str]],
+    base: weights_room.Weights,
+    resolution_px: int,
+    limit: int | None,
+    val_fraction: float,
+    seed: int,
+    view: TrainView,
+) -> Data:
+    """All folders as one, without labels."""
+    parts: list[list[MemorySplit]] = [[], []]
+    for spec in images:
+        path, own_limit = counted_folder(spec, limit)
+        opened = open_data(
+            path,
+            val_fraction=val_fraction,
+            seed=seed,
+            limit_per_class=own_limit,
+            short_side_px=math.ceil(1.25 * resolution_px),
+            progress=view.stage("reading"),
+        )
+        for split, into in zip((opened.train, opened.val), parts, strict=True):
+            if not isinstance(split, MemorySplit):
+                remedy = "take fewer images of each class (FOLDER:COUNT), or distil one member at a time"
+                raise SourceError(f"the images in '{path}' do not fit into memory", remedy)
+            into.append(split)
+    train, val = (MemorySplit.joined(splits, base.card.classes) for splits in parts)
+    return Data(base.card.name, train, val)
+
+
+def _answered(
+    data: Data, student: EANN, preprocessing: Preprocessing, options: TrainOptions, where: torch.device
+) -> Data:
+    """The data with the last exit's answers as labels, by which agreement is counted."""
+    student.eval()
+    splits = []
+    for split in (data.train, data.val):
+        assert isinstance(split, MemorySplit)
+        found: list[Tensor] = []
+        for batch in split.eval_batches(
+            batch_size=options.batch_size,
+            resolution_px=resolution_of(student),
+            device=where,
+            crop=preprocessing.crop,
+            interpolation=preprocessing.interpolation,
+        ):
+            with torch.no_grad(), autocast(where, options.amp):
+                logits = final_logits(student, normalised(batch.images, preprocessing), preprocessing)
+            found.append(logits.argmax(1).cpu())
+        splits.append(split.labelled(torch.cat(found)))
+    return Data(data.name, splits[0], splits[1])
