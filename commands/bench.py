@@ -84,6 +84,9 @@ def bench(
         float | None, typer.Option(help="Also say whether this machine reaches it (0 to 1), and what it takes.")
     ] = None,
     target_fps: Annotated[float | None, typer.Option(help="At which rate; by default the first of --fps.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder to keep each exit's answers to each picture in, for the next time.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Measure what accuracy each frame rate leaves on this machine, against fixed networks on the same stream.
@@ -145,6 +148,7 @@ def bench(
         interval_ms=interval_ms,
         target_accuracy=target_accuracy,
         target_fps=target_fps,
+        keep=keep,
         seed=seed,
     )
     with report_progress(Console(stderr=True)) as told:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.benchmarking.advice import advise
-from pipelines.benchmarking.answers import answer_table, right_on
+from pipelines.benchmarking.answers import KeptAnswers, answer_table, right_on
 from pipelines.benchmarking.cameras import streams_together
 from pipelines.benchmarking.contenders import Network, OpenEngine, anytime_network, fixed_networks, rival_network
 from pipelines.benchmarking.load import exit_times_s, single_stream, streams_in_reality, streams_on_paper
@@ -226,10 +226,20 @@ class _Bench:
             engine = opened[network.name].engine
             if network.exits is None or network is self._ours:
                 assert engine is not None
-                found[network.name] = answer_table(engine, self._film, partial(self._told, f"answers: {network.name}"))
+                told = partial(self._told, f"answers: {network.name}")
+                found[network.name] = answer_table(engine, self._film, told, kept=self._kept(network))
             else:
                 found[network.name] = found[self._ours.name].only(network.exits)
         return found
+
+    def _kept(self, network: Network) -> KeptAnswers | None:
+        """The answers known from an earlier time. Rivals' are not kept: nothing says which weights they have."""
+        options, card = self._options, self._loaded.card
+        if options.keep is None or network is not self._ours:
+            return None
+        where = (options.device, options.engine, options.threads, about_machine()["processor"])
+        about = f"{card.file.sha256} {card.temperatures} {card.preprocessing} {where}"
+        return KeptAnswers(options.keep, about, (len(network.plan), network.plan.classes))
 
     def _truths(self, table: AnswerTable) -> Film:
         """The film with labels: those given, or the whole plan's answers."""

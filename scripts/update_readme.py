@@ -255,7 +255,7 @@ def frame_rates_section() -> str:
     each = ", ".join(f"{one['exit']} {100 * one['value']:.1f} ± {100 * one['error']:.1f} %" for one in exits)
     picture = f"benchmarks/results/{Path(report['options']['out']).with_suffix('.png').name}"
     return (
-        f"Streaming accuracy at eta = -1 and its ratio to the best fixed network (± one standard error over scenes), "
+        f"Streaming accuracy at eta = -1 and its ratio to the best fixed network (± one standard error, over scenes), "
         f"then the share of frames with an answer of their own before the next one. {stream['scenes']} photographs "
         f"({found['data']}), each there for {stream['dwell_s']:g} s, filmed by a moving camera, regular arrivals, on "
         f"paper with step times of {machine['processor']}, {machine['cores']} cores. Without any clock: {each}. "
@@ -285,9 +285,12 @@ def _finding(rates: list[dict[str, Any]], paper: dict[str, Any], jittered: dict[
         told = f"; worse by more than two standard errors at {', '.join(worse)} frames/s" if worse else ""
         prompt = [rate["fps"] for rate, one in zip(rates, each, strict=True) if one["in_time"] >= 0.9995]
         timely = f"every frame in time at {', '.join(f'{fps:g}' for fps in prompt)} frames/s" if prompt else ""
+        errors = [paper.get(f"ratio_{which}_error", {}).get(name) for which in ("mean", "least")]
+        of_mean, of_least = ("" if error is None else f" ± {error:.3f}" for error in errors)
         points.append(
-            f"`{name}`: {mean:.3f} times the best fixed network on average, {paper['ratio_least'][name]:.3f} at the "
-            f"worst rate, at least as good at {good} of {len(each)} rates{told}; with jittered arrivals "
+            f"`{name}`: {mean:.3f}{of_mean} times the best fixed network on average, "
+            f"{paper['ratio_least'][name]:.3f}{of_least} at the worst rate, at least as good at {good} of "
+            f"{len(each)} rates{told}; with jittered arrivals "
             f"{jittered['ratio_mean'][name]:.3f} and {jittered['ratio_least'][name]:.3f}"
             f"{f'; {timely}' if timely else '; at no rate every frame in time'}."
         )
@@ -300,10 +303,12 @@ def _clocks(real: dict[str, Any], twice: dict[str, Any]) -> str:
     farthest = clocks["worst"]
     error = "" if farthest["error"] is None else f" ± {farthest['error']:.1f}"
     drift = quiet["step_times_end_over_start"].values()
+    mean = clocks.get("mean_points")
+    average = "" if mean is None else f" (on average by {mean['value']:+.2f} ± {mean['error']:.2f})"
     others = "" if quiet["other_cores"] is None else f"other programs took {quiet['other_cores']:.2f} cores, and "
     return (
         f"Of {clocks['runs']} runs in real time {clocks['beyond_2_points']} differ by more than 2 points from the "
-        f"simulated clock; the farthest, {farthest['contender']} at {farthest['fps']:g} frames/s, by "
+        f"simulated clock{average}; the farthest, {farthest['contender']} at {farthest['fps']:g} frames/s, by "
         f"{farthest['points']:+.1f}{error} (replayed with each run's own times the worst is "
         f"{clocks['replayed_worst_points']:.1f}). Meanwhile {others}step times at the end were {min(drift):.2f} to "
         f"{max(drift):.2f} times those at the beginning. Two runs on paper of one seed gave "

@@ -181,8 +181,10 @@ def frame_rates_result() -> dict[str, Any]:
         {"fps": 90.0, "best_fixed": "fixed a", "best_fixed_accuracy": 0.6, "policies": {"p": one(0.99, 0.1)}},
     ]
     summary = {"rates": rates, "ratio_mean": {"p": 1.003}, "ratio_least": {"p": 0.97}}
+    summary |= {"ratio_mean_error": {"p": 0.012}, "ratio_least_error": {"p": None}}
     worst = {"contender": "net, p", "fps": 60.0, "points": 1.25, "error": 0.5}
     clocks = {"runs": 6, "beyond_2_points": 0, "worst": worst, "replayed_worst_points": 0.75}
+    clocks["mean_points"] = {"value": 0.25, "error": 0.125}
     quiet = {"other_cores": 0.02, "step_times_end_over_start": {"net": 0.99, "fixed a": 1.03}}
     paper = {
         "summary": summary,
@@ -204,10 +206,13 @@ def test_frame_rates_are_told_as_they_are(monkeypatch):
     monkeypatch.setattr(update_readme, "result", lambda name: frame_rates_result())
     text = update_readme.frame_rates_section()
     assert "| 60 | b: 60.0 % | 58.2 %, 0.970 ± 0.010; 90 % |" in text
-    assert "`p`: 1.003 times the best fixed network on average, 0.970 at the worst rate" in text
+    assert "`p`: 1.003 ± 0.012 times the best fixed network on average, 0.970 at the worst rate" in text
     assert "at least as good at 1 of 3 rates; worse by more than two standard errors at 60 frames/s;" in text
     assert "every frame in time at 15 frames/s." in text
-    assert "6 runs in real time 0 differ by more than 2 points" in text
+    assert (
+        "6 runs in real time 0 differ by more than 2 points from the simulated clock (on average by +0.25 ± 0.12)"
+        in text
+    )
     assert "net, p at 60 frames/s, by +1.2 ± 0.5 (replayed with each run's own times the worst is 0.8)" in text
     assert "0.99 to 1.03 times" in text
     assert "gave identical bytes" in text

@@ -66,6 +66,8 @@ class BenchOptions:
     """What it takes to reach this streaming accuracy is found out as well; None: it is not."""
     target_fps: float | None = None
     """At which rate; by default the first of ``fps``."""
+    keep: str | os.PathLike[str] | None = None
+    """Folder where the answers of each exit to each picture are kept for the next time; None: they are not."""
     timing_frames: int = 40
     """On how many frames each network's steps are timed."""
     seed: int = 0

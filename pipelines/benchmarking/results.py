@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from pipelines.benchmarking.contenders import Kind
 from stream_ann.errors import SourceNotFoundError, UsageError
-from stream_ann.streaming import Mean, RunFigures, TimeTable, mean_of, ratio_of
+from stream_ann.streaming import Mean, RunFigures, TimeTable, mean_of, mean_of_means, paired_ratio, ratios_to_best
 from stream_ann.text import plain_json, safe_cell
 
-__all__ = ["Agreement", "BenchReport", "ClockName", "Entry", "Headline", "Usage", "read_times"]
+__all__ = ["Agreement", "BenchReport", "ClockName", "Entry", "Headline", "Overall", "Usage", "read_times"]
 
 FORMAT = 1
 ClockName = Literal["real", "simulated", "replayed"]
@@ -101,7 +101,7 @@ class Headline:
     ours: float
     theirs: float
     ratio: Mean
-    """Ratio of the two streaming accuracies at eta = -1, and its standard error over the same scenes."""
+    """Ratio of the two streaming accuracies at eta = -1, and its standard error by bootstrap over the same scenes."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -114,6 +114,28 @@ class Headline:
             "best_fixed_accuracy": round(self.theirs, 5),
             "ratio": round(self.ratio.value, 4) if np.isfinite(self.ratio.value) else None,
             "error": None if self.ratio.error is None else round(self.ratio.error, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """The anytime network against the best fixed network over all rates."""
+
+    clock: ClockName
+    contender: str
+    mean: Mean
+    """Mean over the rates of the ratio to the fixed network that is best at that rate; its standard error by bootstrap
+    over scenes, in each draw of which the best one is picked anew."""
+    least: Mean
+    """The least of these ratios, likewise. It is the least of noisy figures, and so too low on average."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "clock": self.clock,
+            "contender": self.contender,
+            "ratio_mean": self.mean.as_dict(),
+            "ratio_least": self.least.as_dict(),
         }
 
 
@@ -217,24 +239,62 @@ class BenchReport:
         return tuple(lines)
 
     @property
-    def agreements(self) -> tuple[Agreement, ...]:
-        """Real against simulated clock, where a contender ran by both at a rate."""
+    def overall(self) -> tuple[Overall, ...]:
+        """Each anytime contender against the best fixed networks over all rates, by each clock."""
+        found = []
+        ours = {(e.clock, e.contender): None for e in self.entries if e.kind == "anytime"}
+        for clock, contender in ours:
+            mine = self.of(contender=contender, clock=clock)
+            fixed = [[e for e in self.entries if (e.kind, e.fps, e.clock) == ("fixed", m.fps, clock)] for m in mine]
+            if not all(fixed):
+                continue
+            counts = [min(len(e.right) for e in (m, *rivals)) for m, rivals in zip(mine, fixed, strict=True)]
+            ratios = ratios_to_best(
+                [m.right[:n] for m, n in zip(mine, counts, strict=True)],
+                [[e.right[:n] for e in rivals] for rivals, n in zip(fixed, counts, strict=True)],
+                [m.scenes[:n] for m, n in zip(mine, counts, strict=True)],
+            )
+            if ratios is not None:
+                found.append(Overall(clock, contender, *ratios))
+        return tuple(found)
+
+    @property
+    def mean_agreement(self) -> Mean | None:
+        """Simulated less real streaming accuracy, the mean over all runs by both clocks; None where there is none."""
+        pairs = self._pairs()
+        if not pairs:
+            return None
+        counts = [min(len(real.right), len(simulated.right)) for real, simulated, _ in pairs]
+        differences = [
+            simulated.right[:n].astype(float) - real.right[:n]
+            for (real, simulated, _), n in zip(pairs, counts, strict=True)
+        ]
+        return mean_of_means(differences, [real.scenes[:n] for (real, _, _), n in zip(pairs, counts, strict=True)])
+
+    def _pairs(self) -> list[tuple[Entry, Entry, Entry]]:
+        """The runs by the real, the simulated and the replayed clock of the same contender at the same rate."""
         by_clock = {(e.fps, e.contender, e.clock): e for e in self.entries}
         found = []
         for real in self.entries:
             simulated, replayed = (by_clock.get((real.fps, real.contender, c)) for c in ("simulated", "replayed"))
             if real.clock == "real" and simulated is not None and replayed is not None:
-                found.append(
-                    Agreement(
-                        fps=real.fps,
-                        contender=real.contender,
-                        real=real.figures.accuracy.value,
-                        simulated=simulated.figures.accuracy.value,
-                        difference=_difference(simulated, real),
-                        replayed=replayed.figures.accuracy.value,
-                    )
-                )
-        return tuple(found)
+                found.append((real, simulated, replayed))
+        return found
+
+    @property
+    def agreements(self) -> tuple[Agreement, ...]:
+        """Real against simulated clock, where a contender ran by both at a rate."""
+        return tuple(
+            Agreement(
+                fps=real.fps,
+                contender=real.contender,
+                real=real.figures.accuracy.value,
+                simulated=simulated.figures.accuracy.value,
+                difference=_difference(simulated, real),
+                replayed=replayed.figures.accuracy.value,
+            )
+            for real, simulated, replayed in self._pairs()
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -243,7 +303,9 @@ class BenchReport:
             "format": FORMAT,
             **self.about,
             "headline": [line.as_dict() for line in self.headlines],
+            "overall": [one.as_dict() for one in self.overall],
             "agreement": [one.as_dict() for one in self.agreements],
+            "mean_agreement": None if (mean := self.mean_agreement) is None else mean.as_dict(),
             **self.more,
             "runs": [entry.as_dict() for entry in self.entries],
             "times": {name: table.as_dict() for name, table in self.times.items()},
@@ -289,7 +351,7 @@ def read_times(path: str | os.PathLike[str]) -> dict[str, TimeTable]:
 def _ratio(ours: Entry, theirs: Entry) -> Mean:
     """Over the frames that both were shown; a run that was cut short has fewer."""
     count = min(len(ours.right), len(theirs.right))
-    return ratio_of(ours.right[:count].astype(float), theirs.right[:count].astype(float), ours.scenes[:count])
+    return paired_ratio(ours.right[:count], theirs.right[:count], ours.scenes[:count])
 
 
 def _difference(one: Entry, other: Entry) -> Mean:

@@ -7,6 +7,7 @@ from stream_ann.streaming.arrivals import arrivals_at, gaps_from, jittered_gaps,
 from stream_ann.streaming.camera import Shot, film_photograph
 from stream_ann.streaming.figures import Latencies, RunFigures, RunLog, figures_of, in_time
 from stream_ann.streaming.film import Film
+from stream_ann.streaming.resampling import mean_of_means, paired_ratio, ratios_to_best
 from stream_ann.streaming.simulation import BETWEEN, AnswerTable, Recording, SimulatedEngine, TimeTable
 
 __all__ = [
@@ -29,7 +30,10 @@ __all__ = [
     "in_time",
     "jittered_gaps",
     "mean_of",
+    "mean_of_means",
+    "paired_ratio",
     "ratio_of",
+    "ratios_to_best",
     "read_trace",
     "streaming_correct",
 ]
