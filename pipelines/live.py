@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from pipelines.feeds import Feed, name_apart
+from pipelines.handover import begin_prompt, end_prompt
 from stream_ann import weights as weights_room
 from stream_ann.clock import MonotonicClock
 from stream_ann.engines import open_engine
@@ -132,6 +133,7 @@ class LiveRun(Iterator[FrameResult]):
         self._left = max_frames
         self._closed = False
         self._results = self._scheduler.results()
+        begin_prompt()
         for feed in self._feeds:
             feed.reader.start()
         try:
@@ -258,6 +260,8 @@ class LiveRun(Iterator[FrameResult]):
             feed.close()
         # all together, and only once: a thread that libav holds on to ends by itself, within its timeouts
         until_s = time.monotonic() + (0.0 if self._closed else CLOSE_TIMEOUT_S)
+        if not self._closed:
+            end_prompt()
         self._closed = True
         for feed in self._feeds:
             feed.join(max(0.0, until_s - time.monotonic()))

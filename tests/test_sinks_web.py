@@ -199,31 +199,6 @@ class TestSlowClients:
                 run.answer(image=np.roll(noise, run.polls, axis=0))
                 time.sleep(0.05)
 
-    def test_with_much_to_do_it_is_refreshed_less_often(self, run):
-        import asyncio
-
-        from stream_ann.sinks.web.app import Hub
-        from stream_ann.sinks.web.feed import Feed
-
-        def costly():
-            begun_s = time.thread_time()
-            while time.thread_time() - begun_s < 0.15:
-                pass
-            return run.statuses()
-
-        async def watched() -> Hub:
-            hub = Hub(Feed(costly, EXITS))
-            hub.streams = 1
-            task = asyncio.create_task(hub.run())
-            await asyncio.sleep(1.5)
-            hub.stop()
-            await task
-            return hub
-
-        hub = asyncio.run(watched())
-        assert hub.pause_s >= 0.5
-        assert run.polls <= 4
-
     def test_too_many_are_turned_away(self, run, view, client, monkeypatch):
         import stream_ann.sinks.web.app as app
 
@@ -328,6 +303,8 @@ class TestMetrics:
 
     def test_prometheus_understands_them(self, run):
         metrics = Metrics(run.statuses, EXITS, lambda: {"out.mp4": 3})
+        metrics.put_refresh(5)
+        metrics.put_refresh(0)
         for reached in (2, 1, 2):
             metrics.put(run.answer(reached=reached))
         for state, attempt in (  # as a reader says them: the first attempt was the one that made the connection
@@ -354,6 +331,8 @@ class TestMetrics:
         assert 0 <= found["stream_ann_frame_age_seconds", (camera,)] < 60
         assert ("stream_ann_frame_age_seconds", (("source", "door"),)) not in found
         assert found["stream_ann_output_dropped_total", (("output", "out.mp4"),)] == 3
+        assert found["stream_ann_page_refreshes_total", (("outcome", "sent"),)] == 2
+        assert found["stream_ann_page_refreshes_total", (("outcome", "skipped"),)] == 5
 
     def test_health_follows_the_states(self, run, client):
         run.state("camera", "live")

@@ -193,6 +193,31 @@ def test_several_are_a_grid_and_on_a_phone_a_column(browser, shown):
     assert browser.run(overflow) <= 0
 
 
+def test_of_many_cards_only_those_on_the_screen_have_their_pictures_fetched(browser):
+    run = FakeRun(*(f"camera {i}" for i in range(20)))
+    for name in run.names:
+        run.answer(name)
+    with WebView(run.statuses, EXITS, access=Access(port=0)) as view:
+        browser.cdp("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        browser.open(view.url)
+        browser.until("return document.querySelectorAll('.card').length === 20")
+        browser.until("return document.querySelectorAll('.card.has-picture').length >= 1")
+        numbers = (
+            "return performance.getEntriesByType('resource').map((e) => /sources.(\\d+).picture/.exec(e.name))"
+            ".filter((found) => found).map((found) => Number(found[1]))"
+        )
+        for times in (2, 3, 4):
+            for name in run.names:
+                run.answer(name)
+            browser.until(f"const all = (() => {{{numbers}}})(); return all.filter((n) => n === 0).length >= {times}")
+        seen = browser.run(numbers)
+        assert seen.count(19) <= 1, "at the very beginning nobody knows yet"
+        browser.run("performance.clearResourceTimings(); scrollTo(0, document.body.scrollHeight)")
+        run.answer("camera 19")
+        browser.until(f"const all = (() => {{{numbers}}})(); return all.includes(19)")
+        browser.open("about:blank")
+
+
 def test_nothing_is_loaded_from_elsewhere_and_nothing_is_complained_of(browser, shown):
     browser.open(shown.url)
     browser.until("return document.querySelectorAll('.card.has-picture').length === 3")

@@ -37,6 +37,12 @@ class FakeRun:
         self.now[name] = replace(self.now[name], state=change)
         return change
 
+    def lose(self, count: int) -> None:
+        """So many frames more of the first source were replaced."""
+        before = self.now[self.names[0]]
+        counts = replace(before.stats.counts, replaced=before.stats.counts.replaced + count)
+        self.now[self.names[0]] = replace(before, stats=replace(before.stats, counts=counts))
+
     def answer(self, name: str | None = None, **options: Any) -> FrameResult:
         """A finished frame, which is also what the status shows then."""
         name = name or self.names[0]

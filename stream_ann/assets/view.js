@@ -4,6 +4,7 @@
 const LOST_MS = 8000; // without a message for so long, the server has gone
 const STREAMED = 2; // browsers open six connections to a server: with more sources, pictures are fetched one by one
 const SHOWN = 160; // results in the plot
+const SLOWED_MS = 500; // refreshed less often than this, the page says why
 
 const main = document.getElementById("sources");
 const link = document.getElementById("link");
@@ -11,6 +12,12 @@ const template = document.getElementById("card");
 const cards = new Map();
 let events = null;
 let heard = 0;
+let skipped = 0;
+const wanted = new Set(); // cards whose picture has changed
+let fetching = null; // the one whose picture is on its way: of many cards, one at a time
+const seen = new IntersectionObserver((entries) => entries.forEach((entry) => {
+  cards.get(Number(entry.target.dataset.number)).onScreen = entry.isIntersecting;
+}));
 
 class Card {
   constructor(source, exitNames) {
@@ -20,8 +27,9 @@ class Card {
     this.picture = this.find(".picture");
     this.canvas = this.find(".plot");
     this.points = [];
-    this.fetching = false;
+    this.onScreen = true;
     this.frame = null;
+    this.element.dataset.number = source.number;
     this.rungs = exitNames.map((name) => {
       const rung = document.createElement("li");
       rung.append(make("i"), make("span", "exit", name), make("span", "bar"), make("span", "p"), make("span", "t"));
@@ -32,10 +40,14 @@ class Card {
     this.picture.addEventListener("load", () => this.loaded());
     this.picture.addEventListener("error", () => this.loaded());
     main.append(this.element);
+    seen.observe(this.element);
   }
 
   loaded() {
-    this.fetching = false;
+    if (fetching === this) {
+      fetching = null;
+      fetchNext();
+    }
     if (this.picture.naturalWidth) {
       this.element.classList.add("has-picture");
       if (!main.classList.contains("one") || innerWidth < 1000) {
@@ -45,16 +57,13 @@ class Card {
   }
 
   stream(on) {
-    this.fetching = false;
     if (on) this.picture.src = `sources/${this.number}/stream.mjpg?${Date.now()}`;
     else this.picture.removeAttribute("src");
   }
 
-  fetch(source) {
-    if (this.fetching || source.frame === null || source.frame === this.frame) return;
-    this.fetching = true;
-    this.frame = source.frame;
-    this.picture.src = `sources/${this.number}/picture.jpg?${source.frame}`;
+  fetch() {
+    this.frame = this.source.frame;
+    this.picture.src = `sources/${this.number}/picture.jpg?${this.frame}`;
   }
 
   show(source, whole) {
@@ -256,8 +265,11 @@ function setLink(state, text) {
 }
 
 function take(message) {
+  const slowed = message.page.skipped > skipped && performance.now() - heard > SLOWED_MS;
+  skipped = message.page.skipped;
   heard = performance.now();
-  setLink("connected", "connected");
+  const others = message.page.watching > 1 ? `, ${message.page.watching} are watching` : "";
+  setLink("connected", `connected${others}${slowed ? ", refreshed less often to lose no frame" : ""}`);
   main.className = message.sources.length === 1 ? "one" : "";
   const streamed = message.sources.length <= STREAMED;
   message.sources.forEach((source) => {
@@ -267,11 +279,22 @@ function take(message) {
       cards.set(source.number, card);
     }
     if (streamed && message.whole) card.stream(true);
-    if (!streamed) card.fetch(source);
     card.show(source, message.whole);
+    if (!streamed && card.onScreen && source.frame !== null && source.frame !== card.frame) wanted.add(card);
   });
+  if (message.whole) fetching = null;
+  fetchNext();
   const labels = message.sources.map((source) => source.label).filter(Boolean);
   document.title = labels.length ? `${labels.join(", ")} · stream_ann` : "stream_ann";
+}
+
+function fetchNext() {
+  if (fetching) return;
+  const [card] = wanted;
+  if (!card) return;
+  wanted.delete(card);
+  fetching = card;
+  card.fetch();
 }
 
 function watch() {
@@ -296,6 +319,8 @@ document.addEventListener("visibilitychange", () => {
   }
   events.close(); // nothing is encoded for a page that nobody sees
   cards.forEach((card) => card.stream(false));
+  wanted.clear();
+  fetching = null;
 });
 addEventListener("resize", () => cards.forEach((card) => card.source && card.draw()));
 setInterval(() => {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -15,16 +16,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from stream_ann.sinks.web.access import Receive, Scope, Send
-from stream_ann.sinks.web.feed import Feed
+from stream_ann.sinks.web.feed import Feed, Marks
 from stream_ann.sinks.web.metrics import Metrics
+from stream_ann.sinks.web.turns import Turns
 from stream_ann.stats import LiveStatus
 
 __all__ = ["Hub", "metrics_routes", "page_app"]
 
 REFRESHES_PER_S = 15
-MOST_SHARE = 0.25
-"""The page takes at most so much of one processor core: with many visitors it is refreshed less often."""
-SLOWEST_REFRESH_S = 1.0
+MINDED_EVERY = 8
+"""So many refreshes after each other the page looks whether frames are lost."""
+CAUGHT_UP_S = 3.0
+"""Whoever has not been sent anything for so long misses results in the plot."""
 MOST_STREAMS = 224
 """Pictures and events that are sent at the same time, at most: a page takes two, and one more for a second source."""
 SLOWEST_SEND_S = 10.0
@@ -41,7 +44,7 @@ _ASSETS = {
 
 
 class Hub:
-    """Wakes all streams when there is something new, and counts them.
+    """Wakes all streams when there may be something new, makes what is new once for all of them, and counts them.
 
     Args:
         feed: What there is to send.
@@ -49,47 +52,60 @@ class Hub:
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self.statuses = feed.statuses()
-        self.message = b""
-        """The newest state as JSON, for the streams of events."""
+        self.turns = Turns()
         self.version = 0
+        """How often the run was looked at."""
         self.listeners = 0
         """How many streams of events there are."""
         self.streams = 0
         """How many streams there are of any kind."""
-        self.pause_s = 1 / REFRESHES_PER_S
-        """The time between two refreshes at the moment, in seconds."""
+        self.ticks = 0
+        """How often streams were woken."""
+        self.skipped = 0
+        """How many refreshes the visitors have missed, all together, so that the page kept to its share."""
         self.stopping = False
-        self._looked_s = time.monotonic()
+        self.seen: dict[object, int] = {}
+        """Which version each stream of events was sent last."""
+        self._statuses: Sequence[LiveStatus] = ()
+        self._looked = (-1, 0.0)
+        self._messages: dict[bool, bytes] = {}
+        self._marks: deque[tuple[int, float, Marks]] = deque()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Look at the run again and again as long as anybody watches, until :meth:`stop`.
-
-        What the last refresh has cost, with all that was sent and encoded for it, says when the next one comes.
-        """
+        """Wake the streams again and again, until :meth:`stop`."""
         while not self.stopping:
-            begun_s = time.thread_time()
             if self.streams:
-                self.look()
+                self.ticks += 1
+                if self.ticks % MINDED_EVERY == 0:
+                    counts = [status.stats.counts for status in self.statuses()]
+                    self.turns.mind(sum(c.results for c in counts), sum(c.replaced for c in counts))
                 self._wake()
-            await asyncio.sleep(self.pause_s)
-            needed_s = (time.thread_time() - begun_s) / MOST_SHARE
-            self.pause_s = min(SLOWEST_REFRESH_S, max(1 / REFRESHES_PER_S, needed_s))
+            await asyncio.sleep(1 / REFRESHES_PER_S)
 
-    def recent(self) -> Sequence[LiveStatus]:
-        """The statuses now or, where refreshes have become rare, those of the last one."""
-        if time.monotonic() - self._looked_s >= self.pause_s - 1 / REFRESHES_PER_S:
-            self.look()
-        return self.statuses
-
-    def look(self) -> None:
-        """Look at the run now."""
-        self.statuses = self.feed.statuses()
-        self._looked_s = time.monotonic()
-        if self.listeners:
-            self.message = self.feed.message(self.statuses)
+    def statuses(self) -> Sequence[LiveStatus]:
+        """The statuses now or, where more is asked than there is time for, those of the last refresh."""
+        tick, looked_s = self._looked
+        now_s = time.monotonic()
+        if tick != self.ticks or now_s - looked_s >= 1 / REFRESHES_PER_S or self.turns.idle:
+            self._looked = self.ticks, now_s
+            self._statuses = self.feed.statuses()
+            self._messages.clear()
             self.version += 1
+            self._marks.append((self.version, now_s, self.feed.marks()))
+            oldest = min(self.seen.values(), default=self.version)
+            while self._marks[0][0] < oldest or self._marks[0][1] < now_s - CAUGHT_UP_S:
+                self._marks.popleft()
+        return self._statuses
+
+    def message(self, *, whole: bool = False) -> bytes:
+        """The state now as JSON, made once for all: all that is remembered, or what may be new to somebody."""
+        statuses = self.statuses()
+        if whole not in self._messages:
+            page = {"watching": self.listeners, "skipped": self.skipped}
+            since = None if whole else self._marks[0][2]
+            self._messages[whole] = self.feed.message(statuses, since=since, page=page)
+        return self._messages[whole]
 
     async def wait(self) -> None:
         """Wait until there may be something new."""
@@ -99,6 +115,7 @@ class Hub:
     def stop(self) -> None:
         """End all streams."""
         self.stopping = True
+        self.turns.stop()
         self._wake()
 
     def _wake(self) -> None:
@@ -119,7 +136,7 @@ class _Stream:
         events: Whether they are events.
     """
 
-    def __init__(self, hub: Hub, media_type: str, parts: AsyncIterator[bytes], *, events: bool = False) -> None:
+    def __init__(self, hub: Hub, media_type: str, parts: AsyncGenerator[bytes, None], *, events: bool = False) -> None:
         self._hub = hub
         self._media_type = media_type
         self._parts = parts
@@ -148,6 +165,7 @@ class _Stream:
             pass  # it has gone, or does not read
         finally:
             gone.cancel()
+            await self._parts.aclose()
             self._hub.streams -= 1
             self._hub.listeners -= self._events
 
@@ -157,25 +175,37 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _events(hub: Hub) -> AsyncIterator[bytes]:
-    """The state now with all that is remembered, and then every change of it."""
-    yield b"retry: 1000\ndata: " + hub.feed.message(hub.feed.statuses(), whole=True) + b"\n\n"
-    seen = hub.version
-    while not hub.stopping:
-        await hub.wait()
-        if hub.version != seen:
-            seen = hub.version
-            yield b"data: " + hub.message + b"\n\n"
-        else:
-            yield b":\n\n"
+async def _events(hub: Hub, sent: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+    """The state now with all that is remembered, and then every change of it, as often as it is this visitor's turn."""
+    me = object()
+    try:
+        await hub.turns.turn()
+        begin = b"retry: 1000\ndata: "
+        while not hub.stopping:
+            message = hub.message(whole=me not in hub.seen)
+            hub.seen[me], tick = hub.version, hub.ticks
+            yield begin + message + b"\n\n"
+            begin = b"data: "
+            while not hub.stopping:
+                await hub.wait()
+                if hub.ticks != tick:
+                    break
+                yield b":\n\n"
+            await hub.turns.turn()
+            skipped = max(0, hub.ticks - tick - 1)
+            hub.skipped += skipped
+            sent(skipped)
+    finally:
+        hub.seen.pop(me, None)
 
 
-async def _pictures(hub: Hub, number: int) -> AsyncIterator[bytes]:
+async def _pictures(hub: Hub, number: int) -> AsyncGenerator[bytes, None]:
     """A source's pictures as the parts of a multipart message, each the newest one; nothing where there is none."""
     shown = 0
     yield b"--frame\r\n"
     while not hub.stopping:
-        newest = hub.feed.picture(number, hub.statuses)
+        await hub.turns.turn()
+        newest = hub.feed.picture(number, hub.statuses())
         if newest is not None and newest[0] != shown:
             shown, data = newest
             head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
@@ -187,11 +217,12 @@ async def _pictures(hub: Hub, number: int) -> AsyncIterator[bytes]:
 
 def page_app(hub: Hub, metrics: Metrics) -> Starlette:
     """The web page, its streams, the metrics and the health of a run."""
+    sources = len(hub.statuses())
 
     def number_of(request: Request) -> int | None:
         number = request.path_params["number"]
         # compared as text: taken as a number, a very long one would be an error
-        return int(number) if number in map(str, range(len(hub.statuses))) else None
+        return int(number) if number in map(str, range(sources)) else None
 
     def asset(path: str) -> Route:
         name, media_type = _ASSETS[path]
@@ -203,7 +234,7 @@ def page_app(hub: Hub, metrics: Metrics) -> Starlette:
         return Route(path, answer)
 
     async def events(request: Request) -> Any:
-        return _Stream(hub, "text/event-stream; charset=utf-8", _events(hub), events=True)
+        return _Stream(hub, "text/event-stream; charset=utf-8", _events(hub, metrics.put_refresh), events=True)
 
     async def stream(request: Request) -> Any:
         number = number_of(request)
@@ -213,14 +244,16 @@ def page_app(hub: Hub, metrics: Metrics) -> Starlette:
 
     async def picture(request: Request) -> Response:
         number = number_of(request)
-        newest = None if number is None else hub.feed.picture(number, hub.recent())
+        if number is not None:
+            await hub.turns.turn()
+        newest = None if number is None else hub.feed.picture(number, hub.statuses())
         if newest is None:
             return PlainTextResponse("There is no picture.\n", 404, {"cache-control": "no-store"})
         return Response(newest[1], media_type="image/jpeg", headers={"cache-control": "no-store"})
 
     async def state(request: Request) -> Response:
-        message = hub.feed.message(hub.feed.statuses(), whole=True)
-        return Response(message, media_type="application/json", headers={"cache-control": "no-store"})
+        await hub.turns.turn()
+        return Response(hub.message(whole=True), media_type="application/json", headers={"cache-control": "no-store"})
 
     routes = [asset(path) for path in _ASSETS]
     routes += [

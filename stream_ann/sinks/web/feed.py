@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,10 @@ from stream_ann.states import TROUBLED
 from stream_ann.stats import Latency, LiveStatus
 from stream_ann.text import clean
 
-__all__ = ["Feed", "jpeg"]
+__all__ = ["Feed", "Marks", "jpeg"]
+
+Marks = Mapping[str, int]
+"""How many results each source has given up to some moment."""
 
 LONGEST_SIDE_PX = 960
 """Larger pictures are scaled down: it is a view, not a recording."""
@@ -51,7 +54,6 @@ class Feed:
         self._poll = poll
         self._exit_names = [clean(name) for name in exit_names]
         self._sources: dict[str, _Source] = {}
-        self._sent: dict[str, int] = {}
 
     def put(self, result: FrameResult) -> None:
         """Remember a result's latencies. Called by the thread that has the result; neither waits nor raises."""
@@ -64,18 +66,22 @@ class Feed:
         """The present status of every source."""
         return self._poll()
 
-    def message(self, statuses: Sequence[LiveStatus], *, whole: bool = False) -> bytes:
+    def marks(self) -> Marks:
+        """How far the results have come, for :meth:`message`."""
+        return {name: kept.given for name, kept in self._sources.copy().items()}
+
+    def message(self, statuses: Sequence[LiveStatus], *, since: Marks | None, page: Mapping[str, int]) -> bytes:
         """The present state as JSON.
 
         Args:
             statuses: The present status of every source.
-            whole: With all latencies that are remembered, for a page that is opened; else with those that have come
-                since the last message that was not whole.
+            since: With the latencies that have come since then; None for all that are remembered, for a page that is
+                opened.
+            page: What there is to say of the page itself.
         """
-        sources = [self._entry(number, status, whole) for number, status in enumerate(statuses)]
-        return strict_json({"exit_names": self._exit_names, "whole": whole, "sources": sources}).encode(
-            "utf-8", "replace"
-        )
+        sources = [self._entry(number, status, since) for number, status in enumerate(statuses)]
+        state = {"exit_names": self._exit_names, "whole": since is None, "page": dict(page), "sources": sources}
+        return strict_json(state).encode("utf-8", "replace")
 
     def picture(self, number: int, statuses: Sequence[LiveStatus]) -> tuple[int, bytes] | None:
         """The newest picture of a source as its number among those shown and JPEG data; None before the first.
@@ -92,13 +98,10 @@ class Feed:
             kept.shown += 1
         return (kept.shown, kept.jpeg) if kept.shown else None
 
-    def _entry(self, number: int, status: LiveStatus, whole: bool) -> dict[str, Any]:
+    def _entry(self, number: int, status: LiveStatus, since: Marks | None) -> dict[str, Any]:
         now_s = time.monotonic()
         kept = self._sources.setdefault(status.source, _Source())
-        sent = 0 if whole else self._sent.get(status.source, 0)
-        points = list(kept.points)
-        if not whole and points:
-            self._sent[status.source] = points[-1][0]
+        sent = 0 if since is None else since.get(status.source, 0)
         frame, state, result, counts = status.frame, status.state, status.result, status.stats.counts
         return {
             "number": number,
@@ -117,7 +120,7 @@ class Feed:
             "first": _percentiles(status.stats.first),
             "final": _percentiles(status.stats.final),
             "per_s": round(status.stats.results_per_s, 2),
-            "points": [point for point in points if point[0] > sent],
+            "points": [point for point in list(kept.points) if point[0] > sent],
         }
 
 

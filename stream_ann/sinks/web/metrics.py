@@ -62,6 +62,12 @@ class Metrics:
             ["source"],
             registry=self._registry,
         )
+        self._refreshes = Counter(
+            "stream_ann_page_refreshes",
+            "Refreshes of the web page, for each visitor: sent, or skipped so that the engine has what it needs.",
+            ["outcome"],
+            registry=self._registry,
+        )
         self._states: dict[str, SourceState] = {}
         self._registry.register(_Now(poll, drops, clock or MonotonicClock()))
 
@@ -79,6 +85,11 @@ class Metrics:
         if change.state in LOST and self._states.get(change.source) in CONNECTED:
             reconnects.inc()
         self._states[change.source] = change.state
+
+    def put_refresh(self, skipped: int) -> None:
+        """Count a refresh that a visitor of the page was sent, and those that were skipped before it."""
+        self._refreshes.labels("sent").inc()
+        self._refreshes.labels("skipped").inc(skipped)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """All figures, in the text format that an ``Accept`` header asks for, and its content type."""
