@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,27 +63,35 @@ def measure(
         layer: What stands for the GPU in a rehearsal, whose figures mean nothing.
     """
     opening: Opening = (lambda: CudaDevice(device)) if layer is None else layer
+    told = _Told()
     one = Bench(net, preprocessing, device, settings, opening, lanes=1)
     results: dict[str, Any] = {"engine": one.engine.description, "warning": one.engine.warning}
     results["opening_s"] = round(one.opening_s, 2)
     results["picture"] = [settings.height_px, settings.width_px]
+    told.done("opened")
     results["precision"] = _precision(one)
+    told.done("precision")
     results["stepped"] = _stepped(one)
+    told.done("stepped")
     results["arrival_to_first_step"] = {
         "idle": _arrivals(one, busy=False),
         "while an abandoned step drains": _arrivals(one, busy=True),
     }
+    told.done("arrivals")
     results["host_at_60_fps"] = _host(one, 60.0)
     results["first_answer"] = {"alone": _first_answers(one)}
     with _decoder() as decoded:
         results["first_answer"]["beside a busy decoder"] = _first_answers(one)
     results["first_answer"]["decoded_fps"] = round(decoded() / settings.seconds, 1)
     one.engine.close()
+    told.done("first answers")
     two = Bench(net, preprocessing, device, settings, opening, lanes=2)
     key = "while an abandoned step drains and a low-priority lane is busy"
     results["arrival_to_first_step"][key] = _arrivals(two, busy=True, background=True)
     two.engine.close()
+    told.done("arrivals beside another lane")
     eight = Bench(net, preprocessing, device, settings, opening, lanes=8)
+    told.done("opened with 8 lanes")
     engine = eight.engine
     results["batches"] = [
         {
@@ -98,7 +107,18 @@ def measure(
     ]
     results["streams_of_30_fps"] = _streams(eight)
     engine.close()
+    told.done("streams")
     return results
+
+
+class _Told:
+    """Tells on stderr how long each part took: a run that is cut off shows where."""
+
+    def __init__(self) -> None:
+        self._begun_s = time.monotonic()
+
+    def done(self, part: str) -> None:
+        print(f"{part}: done after {time.monotonic() - self._begun_s:.1f} s", file=sys.stderr, flush=True)
 
 
 def goals_met(results: Any) -> dict[str, tuple[float, bool]]:

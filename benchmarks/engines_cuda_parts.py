@@ -95,7 +95,8 @@ class Whole:
         launcher = Launcher()
         resolutions = sorted({step.resolution_px for step in plan.steps})
         inputs = {px: stream.empty((1, 3, px, px), bench.engine.dtype) for px in resolutions}
-        intake = Intake(layer, stream, Uploads(layer, "whole"), inputs, preprocessing, launcher)
+        pool = stream.pool()
+        intake = Intake(layer, stream, pool, Uploads(layer, "whole"), inputs, preprocessing, launcher)
         rows = [layer.host_buffer(plan.classes, torch.float32) for _ in plan.steps]
         done = layer.event("done")
         kept: list[State] = []
@@ -114,7 +115,7 @@ class Whole:
         torch.backends.cudnn.benchmark = benchmark
         stream.record(done)
         done.wait()
-        launch = launcher.launch(stream, work)
+        launch = launcher.launch(stream, work, pool)
         self.failure = launcher.failure
 
         def run(image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -47,7 +48,7 @@ from stream_ann.training.taught import (
 from stream_ann.training.trainer import Trainer
 from stream_ann.whole_files import whole_file
 
-__all__ = ["CROP_SCALE", "NORM_BATCHES", "RECIPE", "counted_folder", "distill", "save_distilled"]
+__all__ = ["CROP_SCALE", "NORM_IMAGES", "RECIPE", "counted_folder", "distill", "save_distilled"]
 
 RECIPE: dict[str, Any] = {
     "epochs": 4,
@@ -68,8 +69,8 @@ the network was made with, they cost more than training gains."""
 
 CROP_SCALE = (0.35, 1.0)
 """Least and greatest share of a picture that a crop takes."""
-NORM_BATCHES = 40
-"""Batches that the statistics of new heads are counted from."""
+NORM_IMAGES = 2560
+"""Crops that the statistics of new heads are counted from."""
 
 
 def distill(
@@ -349,7 +350,7 @@ def _some(
         device=torch.device("cpu"),
         augment=augment,
     )
-    for batch, _ in zip(batches, range(NORM_BATCHES), strict=False):
+    for batch in itertools.islice(batches, math.ceil(NORM_IMAGES / options.batch_size)):
         yield normalised(batch.images, preprocessing)
 
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pipelines.distill import CROP_SCALE, NORM_BATCHES, RECIPE, counted_folder, save_distilled
+from pipelines.distill import CROP_SCALE, NORM_IMAGES, RECIPE, counted_folder, save_distilled
 from pipelines.signals import stop_on_signals
 from pipelines.train import CHECKPOINTS, TrainResult, checked_name, given_command
 from pipelines.train_start import Notes
@@ -40,7 +40,7 @@ from stream_ann.whole_files import whole_file
 
 __all__ = ["distill_together"]
 
-_TOGETHER: dict[str, Any] = {"distill": 0.0, "self_distill": 1.0, "self_temperature": 1.0}
+_TOGETHER: dict[str, Any] = {"distill": 0.0, "self_distill": 1.0, "self_temperature": 1.0, "weighting": "const"}
 """The members learn from the last one's last exit, which runs on the same batch anyway."""
 
 
@@ -169,6 +169,8 @@ def distill_together(
         card = save_distilled(net, base, tuple(members), folder / name, about)
         with whole_file(folder / "history.json") as file:
             told = {**history.as_dict(), "options": chosen.as_dict()}
+            for epoch in told["epochs"]:
+                epoch["train_loss"][-1] = epoch["val_loss"][-1] = None  # it does not learn, and from no labels
             file.write((json.dumps(told, indent=2) + "\n").encode())
         seconds = sum(record.train_s for record in history.records)
         notes.add(f"trained for {duration(seconds)}; weights and card are '{folder / name}.safetensors' and '.json'")
@@ -236,7 +238,7 @@ class _Student:
                 augment=augment,
             )
             with closed(batches):
-                first = itertools.islice(batches, NORM_BATCHES)
+                first = itertools.islice(batches, math.ceil(NORM_IMAGES / options.batch_size))
                 some = (normalised(batch.images, preprocessing) for batch in first)
                 seen = (sized(squares, of.resolution_px, preprocessing) for squares in some)
                 count_norms(trunk, self._fresh.get(member, ()), seen)
@@ -292,21 +294,22 @@ def _data(
 def _answered(
     data: Data, student: EANN, preprocessing: Preprocessing, options: TrainOptions, where: torch.device
 ) -> Data:
-    """The data with the last exit's answers as labels, by which agreement is counted."""
+    """The data with the last exit's answers as labels to validate with, so that accuracy is agreement.
+
+    Nothing is trained on labels: the last exit, which alone would go by them, stays as it is.
+    """
     student.eval()
-    splits = []
-    for split in (data.train, data.val):
-        assert isinstance(split, MemorySplit)
-        found: list[Tensor] = []
-        for batch in split.eval_batches(
-            batch_size=options.batch_size,
-            resolution_px=resolution_of(student),
-            device=where,
-            crop=preprocessing.crop,
-            interpolation=preprocessing.interpolation,
-        ):
-            with torch.no_grad(), autocast(where, options.amp):
-                logits = final_logits(student, normalised(batch.images, preprocessing), preprocessing)
-            found.append(logits.argmax(1).cpu())
-        splits.append(split.labelled(torch.cat(found)))
-    return Data(data.name, splits[0], splits[1])
+    val = data.val
+    assert isinstance(val, MemorySplit)
+    found: list[Tensor] = []
+    for batch in val.eval_batches(
+        batch_size=options.batch_size,
+        resolution_px=resolution_of(student),
+        device=where,
+        crop=preprocessing.crop,
+        interpolation=preprocessing.interpolation,
+    ):
+        with torch.no_grad(), autocast(where, options.amp):
+            logits = final_logits(student, normalised(batch.images, preprocessing), preprocessing)
+        found.append(logits.argmax(1).cpu())
+    return Data(data.name, data.train, val.labelled(torch.cat(found)))

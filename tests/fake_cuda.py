@@ -6,6 +6,8 @@ It is meant to be worse than a GPU:
   wherever no event forbids it; nothing runs before its queue is served, however long ago it was enqueued.
 - Memory is not zero at first, and a graph's scratch memory does not outlive a replay: a graph that reads what nobody
   keeps is an error.
+- A replay destroys what graphs that were captured later with the same pool have left behind: the allocator may have
+  put it where the replayed one has its scratch memory.
 - Every access to a buffer is checked against the accesses before it by vector clocks (as in ThreadSanitizer): two of
   them, one a write, that no chain of events puts in an order are a :class:`Race`, even if they happened to come in the
   right order this time.
@@ -28,7 +30,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from stream_ann.engines.cuda_device import Event, HostBuffer, Stream, Work
+from stream_ann.engines.cuda_device import Event, HostBuffer, Pool, Stream, Work
 
 Clock = dict[str, int]
 HOST = "the host"
@@ -128,13 +130,22 @@ class FakeStream:
 
         self._enqueue(run)
 
-    def capture(self, work: Work) -> Work:
+    def pool(self) -> Pool:
+        pool: list[_Graph] = []
+        return pool
+
+    def capture(self, work: Work, pool: Pool) -> Work:
+        assert isinstance(pool, list)
         graph = _Graph(self.device, self.name, work)
+        place = len(pool)
+        pool.append(graph)
 
         def replay() -> None:
             clock = dict(self._tick())
 
             def run() -> bool:
+                for later in pool[place + 1 :]:
+                    later.destroy()
                 graph.run(clock)
                 return True
 
@@ -445,6 +456,14 @@ class _Graph(TorchDispatchMode):
                         values[ref.number] = tensor
                     elif not _same_memory(kept, tensor):
                         kept.copy_(tensor)
+
+    def destroy(self) -> None:
+        """Overwrite what the last run has left."""
+        with torch.inference_mode():
+            for slot in self._slots:
+                tensor = slot.tensor() if slot.made else None
+                if tensor is not None and tensor.is_floating_point():
+                    tensor.fill_(float("nan"))
 
     def _compile(self) -> list[tuple[Any, Any, Any, bool, list[tuple[Tensor, bool]], list[_Ref | None]]]:
         """What is to be done at each run: found out at the first one, when it shows which memory somebody keeps."""

@@ -605,16 +605,30 @@ class TestTheFakeNotices:
         stream = FakeDevice().stream("one", urgent=True)
         values = stream.empty((3,), torch.float32)
         with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-            stream.capture(lambda: values.add_(float(values.sum())))
+            stream.capture(lambda: values.add_(float(values.sum())), stream.pool())
 
     def test_graphs_run_in_the_memory_that_they_were_captured_in(self):
         layer = FakeDevice(haste=1)
         stream = layer.stream("one", urgent=True)
         values = stream.empty((3,), torch.float32)
         kept = []
-        replay = stream.capture(lambda: kept.append(values * 2))
+        replay = stream.capture(lambda: kept.append(values * 2), stream.pool())
         assert not kept[0].eq(8).any()
         values.fill_(4)
         replay()
         layer.run_all()
         assert kept[0].eq(8).all()
+
+    def test_a_replay_destroys_what_later_graphs_of_its_pool_have_left(self):
+        layer = FakeDevice(haste=1)
+        stream = layer.stream("one", urgent=True)
+        values = torch.full((3,), 2.0)
+        kept = []
+        shared, own = stream.pool(), stream.pool()
+        first = stream.capture(lambda: values * 2, shared)
+        launches = [stream.capture(lambda: kept.append(values * 3), pool) for pool in (shared, own)]
+        for launch in (*launches, first):
+            launch()
+        layer.run_all()
+        assert kept[0].isnan().all()
+        assert kept[1].eq(6).all()

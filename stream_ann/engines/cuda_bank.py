@@ -59,6 +59,8 @@ class Bank:
     def __init__(self, device: Device, stream: Stream, uploads: Uploads, program: Program, launcher: Launcher) -> None:
         plan, dtype = program.plan, program.dtype
         self.stream = stream
+        # its own: banks of one stream take turns step by step, and what one has left must outlast the others' steps
+        self._pool = stream.pool()
         self._program, self._launcher = program, launcher
         self._inputs = {px: stream.empty((1, 3, px, px), dtype) for px in {s.resolution_px for s in plan.steps}}
         self._states: list[State] = [()] * len(plan)
@@ -67,7 +69,7 @@ class Bank:
             _Exit(device.host_buffer(plan.classes, torch.float32), device.event("begun"), device.event("done"))
             for _ in plan.steps
         ]
-        self._intake = Intake(device, stream, uploads, self._inputs, program.preprocessing, launcher)
+        self._intake = Intake(device, stream, self._pool, uploads, self._inputs, program.preprocessing, launcher)
         self.lent_event = device.event("lent")
         """Past once what was lent can be read."""
         self._launches: list[Work] = []
@@ -85,11 +87,13 @@ class Bank:
         done = self._exits[-1].done
         self.stream.record(done)
         done.wait()  # whatever fails should do so here rather than in a capture
-        self._launches = [self._launcher.launch(self.stream, work) for work in works]
+        self._launches = [self._launcher.launch(self.stream, work, self._pool) for work in works]
 
     def relaunch(self) -> None:
         """Launch kernel by kernel from here on, because a capture failed: the launcher makes nothing else by now."""
-        self._launches = [self._launcher.launch(self.stream, self._work(step)) for step in range(len(self._exits))]
+        self._launches = [
+            self._launcher.launch(self.stream, self._work(step), self._pool) for step in range(len(self._exits))
+        ]
 
     def start(self, square: NDArray[np.uint8]) -> None:
         """Take in a picture, the centre square uint8 [S, S, 3]; it may change as soon as this returns."""

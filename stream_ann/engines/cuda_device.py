@@ -5,10 +5,13 @@ runs the same work on the CPU in any order that the events allow, and reports wh
 
 What is peculiar about the real one:
 
-- A graph is captured on the very stream that it is replayed on, and each stream has a memory pool of its own. PyTorch
+- A graph is captured on the very stream that it is replayed on, with a memory pool of that stream. PyTorch
   instantiates graphs so that a kernel keeps the priority of the stream that it was captured on. Graphs of one pool
   share scratch memory, and graphs captured on one stream may share a cuBLAS workspace: neither may run at the same
   time, and on one stream they cannot.
+- What a graph leaves behind may lie where a graph that was captured earlier, with the same pool, has its scratch
+  memory: the allocator knows of captures, not of replays. Replaying the earlier one destroys it. So graphs whose
+  results must last while those of others run have a pool of their own (:data:`Pool`).
 - The graphs of a stream are destroyed together. Destroying one of them can take that workspace away from the others
   (pytorch#193402).
 - A capture holds up garbage collection, which might free device memory in its midst, and a lock: there may be one
@@ -30,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["CudaDevice", "Device", "Event", "HostBuffer", "Stream", "Work"]
+__all__ = ["CudaDevice", "Device", "Event", "HostBuffer", "Pool", "Stream", "Work"]
 
 Work = Callable[[], None]
 """Something that enqueues operations on a stream when it is called."""
@@ -39,6 +42,10 @@ POLL_S = 1e-4
 """Pause between two looks at an event that is waited for with a time limit, in seconds; a look takes locks."""
 
 _capturing = threading.Lock()
+
+
+Pool = Any
+"""Memory of the graphs that are captured with it. Replaying one of them destroys what later captured ones have left."""
 
 
 class Event(Protocol):
@@ -68,10 +75,14 @@ class Stream(Protocol):
         """Enqueue the operations of ``work``."""
         ...
 
-    def capture(self, work: Work) -> Work:
+    def pool(self) -> Pool:
+        """A new pool for graphs of this stream."""
+        ...
+
+    def capture(self, work: Work, pool: Pool) -> Work:
         """Make a graph of the operations of ``work``, which are not run, and return what enqueues it.
 
-        All tensors that ``work`` makes live in the stream's pool; those that nobody refers to are scratch memory.
+        All tensors that ``work`` makes live in the pool; those that nobody refers to are scratch memory.
 
         Raises:
             RuntimeError: If something in ``work`` cannot be captured.
@@ -164,7 +175,6 @@ class CudaStream:
         lowest, highest = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]  # it is static
         self._device = device
         self._raw = torch.cuda.Stream(device, priority=highest if urgent else lowest)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def record(self, event: Event) -> None:
@@ -182,12 +192,16 @@ class CudaStream:
         with torch.cuda.stream(self._raw):
             work()
 
-    def capture(self, work: Work) -> Work:
+    def pool(self) -> Pool:
+        """See :meth:`Stream.pool`."""
+        return torch.cuda.graph_pool_handle()
+
+    def capture(self, work: Work, pool: Pool) -> Work:
         """See :meth:`Stream.capture`."""
         # torch.cuda.graph() would also synchronise the whole device and hand all cached memory back to it.
         graph = torch.cuda.CUDAGraph()
         with _capturing, _no_collection(), torch.cuda.stream(self._raw):
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 work()
             except BaseException:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stream_ann.engines.cuda_device import Device, Event, HostBuffer, Stream, Work
+from stream_ann.engines.cuda_device import Device, Event, HostBuffer, Pool, Stream, Work
 from stream_ann.preprocess import Preprocessing, preprocess
 
 __all__ = ["Intake", "Launcher", "Uploads"]
@@ -37,15 +37,15 @@ class Launcher:
         self.graphs = graphs
         self.failure: str | None = None
 
-    def launch(self, stream: Stream, work: Work) -> Work:
-        """What enqueues ``work`` on ``stream``.
+    def launch(self, stream: Stream, work: Work, pool: Pool) -> Work:
+        """What enqueues ``work`` on ``stream``; a graph of it is captured with ``pool``.
 
         Raises:
             torch.OutOfMemoryError: If there is no memory for the graph. Other failures are kept in ``failure``.
         """
         if self.graphs:
             try:
-                return stream.capture(work)
+                return stream.capture(work, pool)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -122,6 +122,7 @@ class Intake:
     Args:
         device: The device.
         stream: Where the inputs are made.
+        pool: Memory of the graphs that make them.
         uploads: The way to the device.
         inputs: By resolution R, what is filled: [1, 3, R, R].
         preprocessing: What the network expects.
@@ -132,12 +133,14 @@ class Intake:
         self,
         device: Device,
         stream: Stream,
+        pool: Pool,
         uploads: Uploads,
         inputs: Mapping[int, Tensor],
         preprocessing: Preprocessing,
         launcher: Launcher,
     ) -> None:
-        self._stream, self._uploads, self._inputs, self._launcher = stream, uploads, inputs, launcher
+        self._stream, self._pool, self._uploads, self._inputs = stream, pool, uploads, inputs
+        self._launcher = launcher
         self._preprocessing = dataclasses.replace(preprocessing, crop=1.0)  # what comes in is cut already
         self._sent = device.event("sent")
         self._read = device.event("read")
@@ -171,7 +174,7 @@ class Intake:
             launch = place.launches[resolution_px]
             if launch is None:
                 launch = place.launches[resolution_px] = self._launcher.launch(
-                    self._stream, self._work(place.picture, resolution_px)
+                    self._stream, self._work(place.picture, resolution_px), self._pool
                 )
             launch()
         else:

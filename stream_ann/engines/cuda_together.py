@@ -50,6 +50,7 @@ class Together:
     def __init__(self, device: Device, program: Program, most: int, launcher: Launcher) -> None:
         self._program = program
         self._stream = device.stream("together", urgent=True)
+        self._pool = self._stream.pool()
         self._done = device.event("together")
         self._sizes = [self._opened(device, count, launcher) for count in COUNTS if count <= most]
 
@@ -100,7 +101,7 @@ class Together:
                 stream.run(work)
         stream.record(self._done)
         self._done.wait()
-        size.launches = [launcher.launch(stream, work) for work in works]
+        size.launches = [launcher.launch(stream, work, self._pool) for work in works]
         return size
 
     def _work(self, size: _Size, step: int) -> Work:

@@ -66,8 +66,9 @@ def _resize_canvas(canvas: Tensor, sizes: Tensor, resolution_px: int, interpolat
     Resizing is linear, and rows and columns apart: two matrix products a picture instead of hundreds of small kernels.
     """
     height, width = canvas.shape[1:3]
-    down = resample_weights(sizes[:, 0], resolution_px, height, interpolation).to(canvas.device)
-    across = resample_weights(sizes[:, 1], resolution_px, width, interpolation).to(canvas.device)
+    sizes = sizes.to(canvas.device)  # the matrices are made there: on the host that took longer than all the rest
+    down = resample_weights(sizes[:, 0], resolution_px, height, interpolation)
+    across = resample_weights(sizes[:, 1], resolution_px, width, interpolation)
     planes = canvas.permute(0, 3, 1, 2).float()
     resized = torch.matmul(down[:, None], torch.matmul(planes, across[:, None].transpose(-1, -2)))
     return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -83,11 +84,12 @@ def resample_weights(lengths: Tensor, out: int, longest: int, interpolation: Int
         interpolation: The filter, widened by the reduction where pixels get fewer, as Pillow does.
 
     Returns:
-        float32 [B, out, longest]; every row sums to 1.
+        float32 [B, out, longest], where ``lengths`` is; every row sums to 1.
     """
     scale = (lengths.double() / out)[:, None, None]
-    centre = (torch.arange(out, dtype=torch.float64)[None, :, None] + 0.5) * scale
-    pixel = torch.arange(longest, dtype=torch.float64)[None, None, :]
+    where = lengths.device
+    centre = (torch.arange(out, dtype=torch.float64, device=where)[None, :, None] + 0.5) * scale
+    pixel = torch.arange(longest, dtype=torch.float64, device=where)[None, None, :]
     distance = ((pixel + 0.5 - centre) / scale.clamp(min=1)).abs()
     if interpolation == "bilinear":
         weights = (1 - distance).clamp(min=0)
