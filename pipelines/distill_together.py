@@ -170,7 +170,8 @@ def distill_together(
         with whole_file(folder / "history.json") as file:
             told = {**history.as_dict(), "options": chosen.as_dict()}
             for epoch in told["epochs"]:
-                epoch["train_loss"][-1] = epoch["val_loss"][-1] = None  # it does not learn, and from no labels
+                for key in ("train_loss", "val_loss"):  # the last exit does not learn
+                    epoch[key] = [*epoch[key][:-1], None]
             file.write((json.dumps(told, indent=2) + "\n").encode())
         seconds = sum(record.train_s for record in history.records)
         notes.add(f"trained for {duration(seconds)}; weights and card are '{folder / name}.safetensors' and '.json'")
