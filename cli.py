@@ -66,8 +66,9 @@ def _told(error: Exception, *, started: bool) -> int:
 
         return report_usage(error)
     except Exception:
-        # With no memory or no file left, nothing more can be imported to say it better.
-        if started and not isinstance(error, MemoryError | OSError):
+        # With no memory or no file left, nothing more can be imported to say it better; Python itself may then fail
+        # without a reason.
+        if started and not isinstance(error, MemoryError | OSError | SystemError):
             raise error from None
     print(f"error: {error or type(error).__name__}; see what is used up (ulimit -a)", file=sys.stderr)  # noqa: T201
     return 1

@@ -20,12 +20,19 @@ from typing import Any
 from benchmarks.report import write
 
 ROOT = Path(__file__).resolve().parent.parent
+APART = {
+    "losses": "",
+    "late": "took longer, while other programs had the processor",
+    "native": "times a library's native code ended it, and it went on from what was committed",
+}
+"""What rows tell one by one, and what the note says of how many there are."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file for the figures; by default they are only printed")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random moment")
+    parser.add_argument("--moments", type=int, default=50, help="kills of each kind; four times as many of label")
     parser.add_argument("--processes", type=int, default=2, help="tests that run at a time")
     parser.add_argument("--only", default="", help="only tests that match this expression of pytest -k")
     args = parser.parse_args()
@@ -34,13 +41,17 @@ def main() -> None:
         tally.touch()
         command = [sys.executable, "-m", "pytest", "-m", "long or not long", "--timeout=600", "-n", str(args.processes)]
         command += ["-p", "no:cacheprovider", *(["-k", args.only] if args.only else []), "tests/faults"]
-        environment = {**os.environ, "FAULTS_SEED": str(args.seed), "FAULTS_TALLY": str(tally), "OMP_NUM_THREADS": "1"}
+        options = {"FAULTS_SEED": str(args.seed), "FAULTS_MOMENTS": str(args.moments), "FAULTS_TALLY": str(tally)}
+        environment = {**os.environ, **options, "OMP_NUM_THREADS": "1"}
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         rows = together([json.loads(line) for line in tally.read_text().splitlines()])
     for row in rows:
         print(f"{row['tried']}: {row['times']} times, lost {row['lost']}; {row['note']}")
+        for kind in APART:
+            for how in row[kind]:
+                print(f"  {kind}: {how}")
     if args.out is not None:
-        write(args.out, "faults", {"rows": rows}, vars(args))
+        write(args.out, "faults", {"rows": rows, "tests_exit_code": code}, vars(args))
     sys.exit(1 if code or any(row["lost"] for row in rows) else 0)
 
 
@@ -49,9 +60,15 @@ def together(counted: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for row in counted:
         name = row["tried"].split(":")[0].split(" (")[0]
-        into = rows.setdefault(name, {"tried": name, "times": 0, "lost": 0, "note": row["note"]})
+        into = rows.setdefault(
+            name, {"tried": name, "times": 0, "lost": 0, "note": row["note"], **{k: [] for k in APART}}
+        )
         into["times"] += row["times"]
         into["lost"] += row["lost"]
+        for kind in APART:
+            into[kind] += [f"{row['tried']}: {how}" for how in row[kind]]
+    for row in rows.values():
+        row["note"] += "".join(f"; {len(row[kind])} {told}" for kind, told in APART.items() if row[kind] and told)
     return sorted(rows.values(), key=lambda row: str(row["tried"]))
 
 

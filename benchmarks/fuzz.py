@@ -2,9 +2,9 @@
 
     python -m benchmarks.fuzz --inputs 100000 --out benchmarks/results/fuzz.json
 
-Writes how often each kind of input was taken or refused, and exits
-with 1 where one did something else; that input is then in the folder of ``--faults``, with the command that shows it
-again.
+Writes how often each kind of input was taken or refused, and exits with 1 where one did something else; that input is
+then in the folder of ``--faults``, with the command that shows it again. Behind them come operations of the slot, by a
+thread that puts frames, one that takes them and one that looks on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +22,7 @@ from benchmarks import report
 from tests.fuzz.campaign import Pool, campaign
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.test_slot import many_operations
 
 
 def main() -> int:
@@ -29,6 +31,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="how many, all targets together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="targets at a time")
+    parser.add_argument("--slot-operations", type=int, default=10_000_000, help="puts and takes under real threads")
     parser.add_argument(
         "--faults", type=Path, default=Path("fuzz-faults"), help="folder for inputs that break something"
     )
@@ -63,9 +66,29 @@ def main() -> int:
         finally:
             for pool in opened:
                 pool.__exit__(None, None, None)
-    options = {"inputs": args.inputs, "seed": args.seed, "workers": args.workers}
+    if args.slot_operations:
+        rows.append(slot(args.slot_operations))
+    options = {
+        "inputs": args.inputs,
+        "seed": args.seed,
+        "workers": args.workers,
+        "slot_operations": args.slot_operations,
+    }
     report.write(args.out, "fuzz", {"rows": rows}, options)
     return int(any(row["lost"] for row in rows))
+
+
+def slot(operations: int) -> dict[str, Any]:
+    """So many operations of the slot; the row that tells of them."""
+    begun_s, lost = time.monotonic(), 0
+    try:
+        operations = many_operations(operations)
+    except AssertionError as error:
+        print(f"FAULT slot: {error}", file=sys.stderr, flush=True)
+        lost = 1
+    print(f"slot: {operations} operations, {lost} faults, {time.monotonic() - begun_s:.0f} s", flush=True)
+    note = "every frame taken once or counted as replaced, in order; nobody waits for ever"
+    return {"tried": "operations of the slot under real threads", "times": operations, "lost": lost, "note": note}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -181,6 +182,7 @@ def label(
         cluster=cluster,
         on_warning=lambda line: warn(console, line),
     )
+    gc.freeze()  # what is imported and loaded stays: it need not be searched whenever a unit's decoder is freed
     interrupted = follow(run, console=console, summary_json=summary_json)
     if interrupted:
         raise typer.Exit(130)

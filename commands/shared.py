@@ -91,6 +91,18 @@ def say_data(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
+def without_passwords(text: str) -> str:
+    """A text as it may be shown, whatever it names: what was taken for something else than a source, too."""
+    from stream_ann.text import clean
+
+    text = clean(text)
+    if "://" in text:
+        from stream_ann.ingest.url import redact
+
+        text = _URL.sub(lambda url: redact(url[0]), text)
+    return text
+
+
 def reported(command: Callable[..., None]) -> Callable[..., None]:
     """Turn expected errors into one line and exit code 1, Ctrl-C into 130."""
 
@@ -102,17 +114,11 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
         except Exception as error:
             from stream_ann.errors import StreamAnnError, resource_error
-            from stream_ann.text import clean
 
             known = error if isinstance(error, StreamAnnError) else resource_error(error)
             if State.verbose or known is None:
                 raise
-            text = clean(str(known))
-            if "://" in text:  # what was taken for something else than a source is named as it was written
-                from stream_ann.ingest.url import redact
-
-                text = _URL.sub(lambda url: redact(url[0]), text)
-            say(f"error: {text}")
+            say(f"error: {without_passwords(str(known))}")
             raise typer.Exit(1) from None
 
     return run

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import reported, say_data, table
+from commands.shared import reported, say_data, table, without_passwords
 
 __all__ = ["weights_app"]
 
@@ -80,14 +80,13 @@ def weights_verify(
 
     Example: stream-ann weights verify
     """
-    from stream_ann.text import clean
     from stream_ann.weights import available, verify
 
     failed = False
     for name in names or [str(entry.path) for entry in available()]:
         for check in verify(name):
             failed |= not check.ok
-            say_data(clean(f"{name}: {check.name}: {'ok' if check.error is None else check.error}"))
+            say_data(without_passwords(f"{name}: {check.name}: {'ok' if check.error is None else check.error}"))
     if failed:
         raise typer.Exit(1)
 

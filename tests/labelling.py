@@ -86,18 +86,25 @@ class Jobs:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._last: Job | None = None
 
     def start(self, *args: str | Path, first: str = "") -> Job:
         """Run ``stream-ann`` with some arguments, after some Python code."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        if self._last is not None:  # a test that failed may have left it
+            self._last.kill()
+            self._last.wait()
         out, err = self._folder / "out.txt", self._folder / "err.txt"
         request = {"args": [str(arg) for arg in args], "first": first, "out": str(out), "err": str(err)}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Job(int(self._process.stdout.readline()), self._process.stdout, out, err)
+        self._last = Job(int(self._process.stdout.readline()), self._process.stdout, out, err)
+        return self._last
 
     def close(self) -> None:
+        if self._last is not None:
+            self._last.kill()
         self._process.communicate(timeout=10)
 
 
@@ -133,13 +140,19 @@ class Job:
 
 
 _ZYGOTE = """
-import json, os, sys
+import gc, json, os, sys
 import cli, commands.app, pipelines, pipelines.labelling.progress, pipelines.train, pipelines.watch, pydantic, torch
 from pipelines.labelling import work
 from stream_ann.engines import openvino_runtime
 work.WANTED_FRAMES = int(sys.argv[1])
 if openvino_runtime.is_installed():
     openvino_runtime.openvino()
+try:
+    import pyarrow.parquet
+    pyarrow.array([""])  # which imports pandas
+except ImportError:
+    pass
+gc.freeze()  # lest collecting in a child copies and searches all of that
 for line in sys.stdin:
     request = json.loads(line)
     pid = os.fork()

@@ -152,6 +152,8 @@ def _forms(text: str, userinfo: str, rest: str) -> tuple[str, ...]:
     hidden = {password} if colon else {user}
     if re.search(r"[/?#@]", user):  # misread: more than a name, and a token may be in it
         hidden.add(user)
+    if userinfo and "@" in rest:  # nobody can say whether it is not a part of the password, as in redact()
+        hidden.add(rest.rpartition("@")[0])
     hidden |= {match[2] for match in _SECRET.finditer(rest)}
     forms = {text}
     for part in hidden:

@@ -14,11 +14,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.faults.tools import ALONE, SOON_S, Tried, drawn, frames_in, session_of, until, whole_lines
+from tests.faults.tools import ALONE, Tried, drawn, frames_in, gone, session_of, until, whole_lines
 from tests.labelling import Job, Jobs
 
 TRAIN = ("--device", "cpu", "--arch", "resann@16", "--epochs", "3", "--batch-size", "4", "--no-plots")
@@ -74,12 +75,10 @@ def one_line(job: Job, code: int, *, says: str = "") -> None:
     assert re.search(says, errors[0]), errors[0]
 
 
-def interrupted(job: Job) -> None:
+def interrupted(job: Job, tried: Tried) -> None:
     """It ends on Ctrl-C as it should, whatever has gone wrong before."""
-    begun_s = time.monotonic()
-    job.kill(signal.SIGINT)
-    assert job.wait(30) == 130, job.err()
-    assert time.monotonic() - begun_s < SOON_S
+    gone(job.pid, job.over, partial(job.kill, signal.SIGINT)).soon(tried, "Ctrl-C")
+    assert job.wait() == 130, job.err()
     assert "Traceback" not in job.err()
 
 
@@ -188,6 +187,8 @@ def test_a_read_only_folder(small, tiny, videos, flowers, tmp_path, jobs, disk):
                 one_line(job, code)
 
 
+NATIVE = (-signal.SIGSEGV, -signal.SIGABRT, 127)
+"""How a process ends where native code asks for memory and does not get it."""
 MEMORY = """
 import resource
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -225,19 +226,25 @@ def test_limits(what: str, limit: str, amounts, command: str, small, tiny, video
         for more in amounts:
             folder = tmp_path / str(more)
             folder.mkdir()
-            job = jobs.start(
-                *commands_for(small, tiny, videos, flowers, folder)[command], first=ALONE + limit.format(more=more)
-            )
+            arguments = commands_for(small, tiny, videos, flowers, folder)[command]
+            job = jobs.start(*arguments, first=ALONE + limit.format(more=more))
             code = job.wait(120)
             with tried.once(f"{more} more"):
-                told = [line for line in job.err().splitlines() if re.match("(error|warning): ", line)]
-                assert code == 0 or (code == 1 and told), (code, job.err())
-                assert "Traceback" not in job.err(), job.err()
                 assert not session_of(job.pid)
                 whole_lines(folder / "e.jsonl")
                 video = folder / "v.mp4"
                 if video.exists() and video.stat().st_size:
                     frames_in(video)
+                if limit == MEMORY and code in NATIVE:
+                    # what torch, safetensors and libc end themselves may cost what a kill may, and nothing more
+                    tried.native.append(f"{more} more: exit code {code}")
+                    arguments += [] if command == "live" else ["--resume"]
+                    job = jobs.start(*arguments)
+                    assert job.wait(120) == 0, job.err()
+                    continue
+                told = [line for line in job.err().splitlines() if re.match("(error|warning): ", line)]
+                assert code == 0 or (code == 1 and told), (code, job.err())
+                assert "Traceback" not in job.err(), job.err()
 
 
 OUT_OF_MEMORY = """
@@ -283,7 +290,7 @@ def test_a_reader_that_never_reads(small, tmp_path, jobs):
                 job = jobs.start(*live(small, "--events", folder / "pipe", "--events", folder / "e.jsonl"))
                 with tried.once(f"reader: {reader}"):
                     until(lambda folder=folder: len(whole_lines(folder / "e.jsonl")) >= 300, job)
-                    interrupted(job)
+                    interrupted(job, tried)
                     assert "pipe" in job.err(), job.err()  # what it lost is said
             finally:
                 if held is not None:
@@ -324,7 +331,7 @@ def test_viewers_that_vanish_or_do_not_read(small, tmp_path, jobs):
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 until(lambda before=before: len(whole_lines(tmp_path / "e.jsonl")) > before + 2, job)
         with tried.once("Ctrl-C beside six that do not read"):
-            interrupted(job)
+            interrupted(job, tried)
             assert not session_of(job.pid)
             frames = [line["frame"] for line in whole_lines(tmp_path / "e.jsonl") if "frame" in line]
             assert frames == sorted(set(frames))
@@ -376,7 +383,7 @@ def test_a_slow_disk(small, tmp_path, jobs):
     with Tried("disk that takes 0.25 s for each write", "what is dropped is counted and said; no frame waits") as tried:
         until(lambda: len(whole_lines(tmp_path / "e.jsonl")) >= 25, job)
         with tried.once("live"):
-            interrupted(job)
+            interrupted(job, tried)
             lines = whole_lines(tmp_path / "e.jsonl")
             assert frames_in(tmp_path / "v.mkv") > 2 * len(lines), "the recording waited for the events"
             lost = re.search(r"e\.jsonl lost (\d+) frames", job.err())

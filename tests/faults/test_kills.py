@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.faults.tools import Tried, drawn, frames_in, two_classes, wait_at_most, whole_lines
+from tests.faults.tools import MOMENTS, Tried, drawn, frames_in, two_classes, until_over, wait_at_most, whole_lines
 from tests.labelling import Jobs, some_videos
 from tests.small_weights import save_small_weights
 
-MOMENTS = 50
+OF_EACH_FORM = max(2, MOMENTS // 2)
+"""How many kills of ``label`` there are for each of the eight forms of its tables: together four times as many."""
+ARCH = '{"name": "resann", "n": 1, "c": 8, "s": 1, "resolution_px": 16}'
+"""Three exits: most of a run shall be reading, checkpoints and writing."""
 AT_MOST_LOST = 60
 """Frames at the end of a recording that a kill may cost: its last two seconds."""
 HEADER_BYTES = 1500
@@ -51,19 +54,43 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def committed(folder: Path) -> int:
+    """How much a job has written down that it need not do again."""
+    lines = sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.manifest"))
+    return lines + len(list((folder / "checkpoints").glob("*")))
+
+
 def with_kills(
-    jobs: Jobs, command: list[str | Path], whole_s: float, tried: Tried, check: Check, afresh: Callable[[], None]
+    jobs: Jobs, command: list[str | Path], moments: int, whole_s: float, tried: Tried, check: Check, fresh: Path
 ) -> None:
-    """Kill a job a few times and let it go on, until it was killed so many times; check the end of each row."""
+    """Kill a job a few times and let it go on, until it was killed so many times; check what every kill leaves.
+
+    Half of the kills come at any moment, half just when something has been committed.
+
+    Args:
+        jobs: What starts it.
+        command: Its arguments.
+        moments: How many kills.
+        whole_s: How long it takes when nobody kills it.
+        tried: What counts.
+        check: Called after each kill, and with True at the end of each row of them.
+        fresh: The folder that it writes to, which is empty before the first run of each row.
+    """
     rng = drawn(tried.what)
-    afresh()
     row: list[float] = []
     for number in itertools.count():
-        assert number < 20 * MOMENTS, "it ends before it can be killed"
+        assert number < 20 * moments, "it ends before it can be killed"
+        if not row:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+        begun_s = time.monotonic()
         job = jobs.start(*command)
-        last = tried.times >= MOMENTS or len(row) >= rng.randint(2, 5)
-        if not last:
-            wait_at_most(job, moment_s := rng.uniform(0, whole_s))
+        if tried.times < moments and len(row) < rng.randint(2, 5):
+            moment_s = rng.uniform(0, whole_s)
+            if rng.random() < 0.5:  # committing is soon done, and shall not be missed
+                commits, moment_s = rng.randint(1, 7), rng.uniform(0, 0.03)
+                until_over(job, lambda commits=commits: committed(fresh) >= commits)
+            wait_at_most(job, moment_s)
             job.kill()
             if job.wait() == -signal.SIGKILL:
                 row.append(moment_s)
@@ -71,14 +98,21 @@ def with_kills(
                     check(False)
                 continue
         assert job.wait() == 0, job.err()
-        if row:
-            with tried.once(f"gone on after kills at {row}"):
-                tried.times -= 1  # it is the end of kills that were counted
-                check(True)
+        with tried.again(f"gone on after kills at {row}"):
+            check(True)
+        if not row:  # it was faster than before: the machine has less to do
+            whole_s = time.monotonic() - begun_s
         row = []
-        if tried.times >= MOMENTS:
+        if tried.times >= moments:
             return
-        afresh()
+
+
+def undisturbed_s(jobs: Jobs, command: list[str | Path]) -> float:
+    """How long a job takes, in seconds."""
+    begun_s = time.monotonic()
+    job = jobs.start(*command)
+    assert job.wait() == 0, job.err()
+    return time.monotonic() - begun_s
 
 
 @pytest.mark.long
@@ -91,10 +125,6 @@ def test_label(form: str, tiny, videos, tmp_path, jobs):
     command = ["label", inputs, "--out", out, "--weights", tiny, "--confidence", "0.6", "--resume", *options]
     wanted: dict[str, bytes] = {}
 
-    def afresh() -> None:
-        shutil.rmtree(out.parent, ignore_errors=True)
-        out.parent.mkdir()
-
     def check(finished: bool) -> None:
         if finished:
             found = files(out.parent)
@@ -105,21 +135,18 @@ def test_label(form: str, tiny, videos, tmp_path, jobs):
         elif out.suffix == ".csv" and out.exists():
             assert out.read_bytes()[-1:] in (b"", b"\n")
 
-    afresh()
-    begun_s = time.monotonic()
-    job = jobs.start(*command)
-    assert job.wait() == 0, job.err()
-    whole_s = time.monotonic() - begun_s
+    out.parent.mkdir()
+    whole_s = undisturbed_s(jobs, command)
     wanted.update(files(out.parent))
     assert len(wanted) == (1 if name.startswith("one") else 3)
     with Tried(f"kill -9 during `label` ({form})", "gone on with, the same bytes as without kills") as tried:
-        with_kills(jobs, command, whole_s, tried, check, afresh)
+        with_kills(jobs, command, OF_EACH_FORM, whole_s, tried, check, out.parent)
 
 
 @pytest.mark.long
 def test_train(tmp_path, jobs):
     data, out = two_classes(tmp_path / "flowers"), tmp_path / "trained"
-    options = ["--arch", "resann@16", "--epochs", "6", "--batch-size", "4", "--val-fraction", "0.25", "--no-plots"]
+    options = ["--arch", ARCH, "--epochs", "6", "--batch-size", "4", "--val-fraction", "0.25", "--no-plots"]
     command = ["train", data, "--out", out, "--device", "cpu", "--resume", *options]
     wanted: dict[str, object] = {}
 
@@ -129,20 +156,14 @@ def test_train(tmp_path, jobs):
         epochs = [{k: v for k, v in e.items() if k not in ("train_s", "images_per_s")} for e in history["epochs"]]
         return {"weights": (out / "trained.safetensors").read_bytes(), "epochs": epochs, "steps": card["steps"]}
 
-    def afresh() -> None:
-        shutil.rmtree(out, ignore_errors=True)
-
     def check(finished: bool) -> None:
         if finished:
             assert results() == wanted, "another result than without kills"
 
-    begun_s = time.monotonic()
-    job = jobs.start(*command)
-    assert job.wait() == 0, job.err()
-    whole_s = time.monotonic() - begun_s
+    whole_s = undisturbed_s(jobs, command)
     wanted.update(results())
     with Tried("kill -9 during `train`", "gone on with, the same weights bit for bit") as tried:
-        with_kills(jobs, command, whole_s, tried, check, afresh)
+        with_kills(jobs, command, MOMENTS, whole_s, tried, check, out)
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(MOMENTS, marks=pytest.mark.long)])

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ SOON_S = 2.0
 """How soon a process must be gone after a signal."""
 PATIENCE_S = 120.0
 """How long to wait for what must happen: on a machine with much else to do, everything takes long."""
+MOMENTS = int(os.environ.get("FAULTS_MOMENTS", "50"))
+"""How many kills there are of each kind."""
 ALONE = "import os; os.setsid()\n"
 """Makes a job the leader of a session, so that its children can be told from others."""
 
@@ -47,11 +50,21 @@ class Tried:
         self.what, self.note = what, note
         self.times = 0
         self.losses: list[str] = []
+        self.late: list[str] = []
+        """What came too late while others had the processor: no loss, and told apart."""
+        self.native: list[str] = []
+        """What ended in a library's native code, with nothing lost that was committed."""
 
     @contextmanager
     def once(self, how: str) -> Iterator[None]:
         """One attempt, in which every failure is a loss."""
         self.times += 1
+        with self.again(how):
+            yield
+
+    @contextmanager
+    def again(self, how: str) -> Iterator[None]:
+        """More of what becomes of attempts that have been counted."""
         try:
             yield
         except Exception as error:
@@ -65,6 +78,7 @@ class Tried:
             self.losses.append(f"the test itself failed: {kind.__name__}")
         if TALLY is not None:
             row = {"tried": self.what, "times": self.times, "lost": len(self.losses), "note": self.note}
+            row |= {"losses": self.losses, "late": self.late, "native": self.native}
             with open(TALLY, "a") as file:
                 file.write(json.dumps(row) + "\n")
         if kind is None:
@@ -73,13 +87,70 @@ class Tried:
             assert self.times > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """How soon a process was gone."""
+
+    took_s: float
+    others_s: float
+    """At least how much of that its slowest thread was ready to run while other processes had the processor."""
+
+    def soon(self, tried: Tried, how: str) -> None:
+        """It must be gone within :data:`SOON_S`; what other processes have taken does not count, and is told."""
+        told = f"{how}: {self.took_s:.2f} s, at least {self.others_s:.2f} s of which others had the processor"
+        assert self.took_s - self.others_s < SOON_S, told
+        if self.took_s >= SOON_S:
+            tried.late.append(told)
+
+
+def gone(pid: int, over: Callable[[], object], end: Callable[[], object], *, most_s: float = 30.0) -> Gone:
+    """Tell a process to end, and wait until it has.
+
+    Args:
+        pid: The process.
+        over: Whether it is over.
+        end: What tells it to end.
+        most_s: How long to wait at most; then it hangs.
+    """
+    begun = last = _schedule(pid)
+    begun_s = time.monotonic()
+    end()
+    while not over():
+        assert time.monotonic() - begun_s < most_s, "it hangs"
+        last = {**last, **_schedule(pid)}
+        time.sleep(0.005)
+    took_s = time.monotonic() - begun_s
+    pairs = [
+        (ran - begun.get(task, (0, 0))[0], waited - begun.get(task, (0, 0))[1]) for task, (ran, waited) in last.items()
+    ]
+    # its own threads can have kept the one that waited longest waiting for as long as they ran, and no longer
+    waited_ns = max((waited for _, waited in pairs), default=0) - sum(ran for ran, _ in pairs)
+    return Gone(took_s, min(took_s, max(0, waited_ns) * 1e-9))
+
+
+def _schedule(pid: int) -> dict[str, tuple[int, int]]:
+    """Of each thread, the nanoseconds that it has run, and that it was ready to and had to wait."""
+    found = {}
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                ran, waited = (task / "schedstat").read_text().split()[:2]
+                found[task.name] = (int(ran), int(waited))
+    return found
+
+
 def until(reached: Callable[[], object], job: Job) -> None:
     """Wait until something is so."""
+    until_over(job, reached)
+    assert reached(), f"it has ended already with {job.wait()}: {job.err()}"
+
+
+def until_over(job: Job, reached: Callable[[], object]) -> None:
+    """Wait until something is so, or the job is over."""
     deadline_s = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert not job.over(), f"it has ended already with {job.wait()}: {job.err()}"
+    while not job.over() and not reached():
         assert time.monotonic() < deadline_s, f"it does not come to that: {job.err()}"
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 def wait_at_most(job: Job, seconds: float) -> None:

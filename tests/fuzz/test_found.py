@@ -54,6 +54,16 @@ def test_a_token_before_a_path_that_looks_like_a_password_is_hidden(host, path):
         assert "t0ken" not in text
 
 
+@pytest.mark.parametrize("rest", ["", "/live", "/\r\nX: y"])
+def test_a_password_that_goes_on_behind_an_at_and_a_space_is_hidden(rest):
+    url = f"rtsp://me:first@5#s3cret ,2@{rest}"
+    parsed = SourceUrl(url)
+    told = [parsed.hide(f"opening {parsed.secret}"), parsed.hide(f"opening {url}"), parsed.hide("no host 5#s3cret ,2")]
+    for text in (redact(url), str(parsed), *told):
+        assert "first" not in text
+        assert "s3cret" not in text
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -62,6 +72,8 @@ def test_a_token_before_a_path_that_looks_like_a_password_is_hidden(host, path):
         ["bench", "clip.mp4", "rtsp://me:s3cret@camera/live"],
         ["live", "demo", "--top-k", "rtsp://me:s3cret@camera/live"],
         ["rtsp://me:s3cret@camera/live"],
+        ["weights", "verify", "rtsp://me:s3cret@camera/live"],
+        ["weights", "show", "rtsp://me:s3cret@camera/live"],
     ],
 )
 def test_a_password_in_the_wrong_place_is_not_repeated(arguments):
