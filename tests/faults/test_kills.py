@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,10 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def committed(folder: Path) -> int:
-    """How much a job has written down that it need not do again."""
+def has_committed(folder: Path, times: int) -> bool:
+    """Whether a job has written down so often what it need not do again."""
     lines = sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.manifest"))
-    return lines + len(list((folder / "checkpoints").glob("*")))
+    return lines + len(list((folder / "checkpoints").glob("*"))) >= times
 
 
 def with_kills(
@@ -89,7 +90,7 @@ def with_kills(
             moment_s = rng.uniform(0, whole_s)
             if rng.random() < 0.5:  # committing is soon done, and shall not be missed
                 commits, moment_s = rng.randint(1, 7), rng.uniform(0, 0.03)
-                until_over(job, lambda commits=commits: committed(fresh) >= commits)
+                until_over(job, partial(has_committed, fresh, commits))
             wait_at_most(job, moment_s)
             job.kill()
             if job.wait() == -signal.SIGKILL:

@@ -263,6 +263,10 @@ def test_in_every_state(name: str, units, small, tiny, videos, flowers, tmp_path
                     state.check()
 
 
+def is_over(process: subprocess.Popen[str]) -> bool:
+    return process.poll() is not None
+
+
 def ended_well(code: int, err: str) -> None:
     assert code == 130, (code, err)
     assert "Traceback" not in err, err
@@ -315,7 +319,7 @@ def test_while_it_starts(command: str, tmp_path):
             with tried.once(how):
                 gone(
                     process.pid,
-                    lambda process=process: process.poll() is not None,
+                    partial(is_over, process),
                     partial(process.send_signal, number),
                 ).soon(tried, how)
                 _, err = process.communicate(timeout=30)
