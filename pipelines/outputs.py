@@ -23,8 +23,11 @@ FINISH_TIMEOUT_S = 60.0
 """How long outputs may take to write what still waits when a run has come to its end."""
 INTERRUPTED_TIMEOUT_S = 1.5
 """The same for a run that was interrupted: what cannot be written in this time is dropped and counted."""
-PUT_TIMEOUT_S = 0.5
-"""How long a live run waits for an output that cannot keep up, before it drops a result."""
+PUT_TIMEOUT_S = 0.0
+"""How long a live run waits for an output that cannot keep up, before it drops a result: while it waited frames would
+be replaced, which no output had then, and no answer either."""
+WAITING = 64
+"""So many results of each source may wait for an output, as far as the memory for their pictures allows."""
 LOSSLESS_PUT_TIMEOUT_S = 30.0
 """The same for a run that must lose nothing."""
 
@@ -134,7 +137,9 @@ class Attached:
             self._attach(SnapshotSink(outputs.snapshots, self._rings(outputs.snapshots)))
 
     def _attach(self, sink: Sink) -> None:
-        self._workers.append(SinkWorker(sink, timeout_s=self._put_timeout_s, on_error=self._on_error))
+        capacity = WAITING * len(self._run.sources)
+        worker = SinkWorker(sink, capacity=capacity, timeout_s=self._put_timeout_s, on_error=self._on_error)
+        self._workers.append(worker)
 
     def _rings(self, options: SnapshotOptions) -> dict[str, PacketRing]:
         """A ring for each source that has packets, where clips are wanted."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import pipelines
 from pipelines import views as views_module
-from pipelines.outputs import Outputs
+from pipelines.outputs import LOSSLESS_PUT_TIMEOUT_S, Attached, Outputs
 from pipelines.views import Serving, Views, choose_view
 from pipelines.watch import watch
 from stream_ann.errors import MissingExtraError, OutputError, UsageError
@@ -197,6 +197,30 @@ class TestOutputs:
         labels = [json.loads(line)["label"] for line in every.read_text().splitlines()]
         wanted = [i for i, label in enumerate(labels) if i == 0 or label != labels[i - 1]]
         assert [json.loads(line)["frame"] for line in changes.read_text().splitlines()] == wanted
+
+    @pytest.mark.parametrize("live", [True, False])
+    def test_a_camera_does_not_wait_for_one_that_takes_nothing(self, live, small_weights, tmp_path, monkeypatch):
+        goes_on, begun = threading.Event(), threading.Event()
+        monkeypatch.setattr(JsonlSink, "write", lambda self, result: begun.set() or goes_on.wait(30))
+        monkeypatch.setattr("pipelines.outputs.WAITING", 5)
+        path = tmp_path / "stuck.jsonl"
+        sources = [FakeSource(numbered(3), live=live, name=name) for name in "ab"]
+        with a_run(small_weights, *sources) as run:
+            attached = Attached(run, Outputs((str(path),)), lambda error: None)
+            result = next(run)
+            attached.put(result)
+            assert begun.wait(20)
+            for _ in range(10):  # five of each source may wait
+                attached.put(result)
+            assert attached.dropped() == {str(path): 0}
+            if not live:  # whoever must lose nothing waits for as long as it takes
+                threading.Timer(0.3, goes_on.set).start()
+            for _ in range(10):
+                attached.put(result)
+            goes_on.set()
+            attached.close(20)
+        assert attached.dropped() == {str(path): 10 if live else 0}
+        assert attached._put_timeout_s == (0 if live else LOSSLESS_PUT_TIMEOUT_S)
 
     def test_all_of_them_and_the_page_end_at_the_same_time(self, small_weights, tmp_path, monkeypatch):
         pytest.importorskip("uvicorn")
