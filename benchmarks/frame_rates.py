@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--policies", default="scene,in-order,planned,steady")
     parser.add_argument("--accuracies", choices=("card", "measured"), default="card", help="by which policies plan")
-    parser.add_argument("--readout", default="latest")
+    parser.add_argument("--readout", help="for policies other than scene, which joins all exits")
     parser.add_argument("--duration-s", type=float, default=15.0, help="of each run in real time")
     parser.add_argument("--real-fps", default=",".join(f"{fps:g}" for fps in REAL_FPS), help="rates in real time")
     parser.add_argument("--real-dwell-s", type=float, default=0.25, help="how long a photograph is there in real time")

@@ -46,14 +46,16 @@ def bench(
     ] = "regular",
     weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
     policy: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Policies to compare, the first one is judged: scene, in-order, planned, steady, background."
+            help="Policies to compare, the first one is judged: scene, in-order, planned, steady, background. By "
+            "default that of live."
         ),
-    ] = "in-order",
+    ] = None,
     readout: Annotated[
-        ReadoutChoice, typer.Option(help="Which answer the finished exits give together.")
-    ] = ReadoutChoice.latest,
+        ReadoutChoice | None,
+        typer.Option(help="Which answer the finished exits give together; without --policy, in order."),
+    ] = None,
     accuracies: Annotated[
         AccuraciesChoice, typer.Option(help="By which accuracy of each exit policies plan: the card's, or this film's.")
     ] = AccuraciesChoice.card,
@@ -101,6 +103,7 @@ def bench(
     from pipelines.benchmarking.tables import tables
     from pipelines.benchmarking.writing import check_folder, report_progress, write_report
     from stream_ann.errors import UsageError
+    from stream_ann.scheduler import chosen_path
     from stream_ann.text import clean
 
     words = source or []
@@ -124,6 +127,7 @@ def bench(
             f"more than one source: {' '.join(words)}", "give one, or: compare A.json B.json, or: arrivals CAMERA FILE"
         )
     rates = _numbers(fps)
+    joint = None if readout is None else readout.value
     if out is not None:
         check_folder(out)
     options = BenchOptions(
@@ -135,8 +139,8 @@ def bench(
         labels=labels,
         class_map=class_map,
         film=FilmOptions(dwell_s=dwell_s, motion_fps=motion_fps, scenes=scenes, seed=seed),
-        policies=_words(policy),
-        readout=readout.value,
+        policies=(chosen_path(None, readout=joint),) if policy is None else _words(policy),
+        readout=joint,
         against=() if against == "none" else _words(against),
         arrivals=arrivals,
         duration_s=duration_s,

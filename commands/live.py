@@ -155,9 +155,9 @@ def live(
     policy: Annotated[
         PolicyChoice | None,
         typer.Option(
-            help="in-order: every exit in turn; planned: those that promise the best answer by the next frame; "
-            "steady: a good answer a little late rather than a poor one in time; scene: a crude answer at once after a "
-            "cut, then ever better ones from all frames of the scene. By default in-order.",
+            help="scene: a crude answer at once after a cut, then ever better ones from all frames of the scene; "
+            "in-order: every exit in turn; planned: those that promise the best answer by the next frame; steady: a "
+            "good answer a little late rather than a poor one in time. By default scene.",
             rich_help_panel=_REFINEMENT,
         ),
     ] = None,
@@ -175,14 +175,19 @@ def live(
         ),
     ] = None,
     readout: Annotated[
-        ReadoutChoice,
-        typer.Option(help="Which answer the finished exits give together.", rich_help_panel=_REFINEMENT),
-    ] = ReadoutChoice.latest,
+        ReadoutChoice | None,
+        typer.Option(
+            help="Which answer the finished exits of a frame give together; without --policy, in order. By default "
+            "latest; policy scene joins all exits instead.",
+            rich_help_panel=_REFINEMENT,
+        ),
+    ] = None,
     background_refine: Annotated[
         bool,
         typer.Option(
             "--background-refine",
-            help="When frames come too fast, reach the deep exits for a key frame in between.",
+            help="When frames come too fast, reach the deep exits for a key frame in between; without --policy, in "
+            "order.",
             rich_help_panel=_REFINEMENT,
         ),
     ] = False,
@@ -338,7 +343,6 @@ def live(
     from pipelines.watch import warn, watch
     from stream_ann.ingest import SourceOptions, size_px_from, specs_from
     from stream_ann.labels import LabelOptions
-    from stream_ann.scheduler import DEFAULT_PATH
     from stream_ann.sinks import SnapshotOptions, summary_table
 
     console = Console(stderr=True)
@@ -373,12 +377,12 @@ def live(
         precision=precision.value,
         compile=compile_steps,
         threads=threads,
-        path=DEFAULT_PATH if policy is None else policy.value,
+        path=None if policy is None else policy.value,
         background_refine=background_refine,
         queue_depth=queue_depth,
         deadline_ms=deadline_ms,
         confidence=confidence,
-        readout=readout.value,
+        readout=None if readout is None else readout.value,
         labels=LabelOptions(classes=classes or (), smooth_s=smooth_s, hedge=hedge, hierarchy=hierarchy),
         top_k=top_k,
         max_frames=max_frames,

@@ -30,7 +30,7 @@ from stream_ann import weights as weights_room
 from stream_ann.errors import UsageError
 from stream_ann.machine import about_machine
 from stream_ann.readout import readout_named
-from stream_ann.scheduler import Background, InOrder, path_named
+from stream_ann.scheduler import Background, InOrder, chosen_path, path_named
 from stream_ann.streaming import (
     AnswerTable,
     Film,
@@ -259,10 +259,12 @@ class _Bench:
     def _manner(self, policy: str, measured: Sequence[Mean]) -> Manner:
         card, plan = self._loaded.card, self._loaded.plan
         by = [mean.value for mean in measured] if self._options.accuracies == "measured" else card.planning_accuracies
-        readout = readout_named(self._options.readout, exits=len(plan), accuracies=by, weights=card.readout_weights)
+        chosen = self._options.readout
+        name = "latest" if chosen is None else chosen
+        readout = readout_named(name, exits=len(plan), accuracies=by, weights=card.readout_weights)
         if policy == BACKGROUND:
             return Manner(readout=readout, background=lambda: Background(by))
-        path_named(policy, plan, by)
+        chosen_path(policy, readout=chosen)
         return Manner(path=lambda plan: path_named(policy, plan, by), readout=readout)
 
     def _real(self, film: Film, lines: Sequence[Line], opened: Mapping[str, _Opened]) -> list[_Run]:

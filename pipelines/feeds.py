@@ -79,6 +79,8 @@ class Feed:
             source=self.source.name,
             state=self.reader.state,
             frame=partial.frame if partial else None,
+            carried=partial.carried if partial else 0.0,
+            key_frame=partial.key_frame if partial else None,
         )
 
     def close(self) -> None:

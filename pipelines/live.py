@@ -21,13 +21,13 @@ from stream_ann.nets.contract import Plan
 from stream_ann.packets import PacketSource, PacketTap
 from stream_ann.readout import readout_named
 from stream_ann.scheduler import (
-    DEFAULT_PATH,
     Background,
     Confident,
     Deadline,
     Policy,
     Scheduler,
     UntilNextFrame,
+    chosen_path,
     path_named,
 )
 from stream_ann.states import StateChange, StateFeed
@@ -295,12 +295,12 @@ def live(
     precision: str = "auto",
     compile: bool = False,
     threads: int | None = None,
-    path: str = DEFAULT_PATH,
+    path: str | None = None,
     background_refine: bool = False,
     queue_depth: int = 1,
     deadline_ms: float | None = None,
     confidence: float | None = None,
-    readout: str = "latest",
+    readout: str | None = None,
     labels: LabelOptions | None = None,
     top_k: int = 5,
     max_frames: int | None = None,
@@ -320,15 +320,17 @@ def live(
         engine: ``"auto"``, ``"torch"``, ``"openvino"`` or ``"cuda"``, where installed.
         precision: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``, where the engine has it.
         compile: Compile each step by ``torch.compile`` (engine ``"torch"``); takes long, and needs a C++ compiler.
-        path: ``"in-order"`` runs every step of the plan, ``"planned"`` those that promise the best answer by the time
-            that the next frame comes, see :mod:`stream_ann.scheduler.planned`; ``"scene"`` gathers answers from all
-            frames of a scene, see :mod:`stream_ann.scheduler.scene`.
+        path: ``"scene"`` gathers answers from all frames of a scene, see :mod:`stream_ann.scheduler.scene`;
+            ``"in-order"`` runs every step of the plan, ``"planned"`` those that promise the best answer by the time
+            that the next frame comes, see :mod:`stream_ann.scheduler.planned`. None is ``"scene"``, or ``"in-order"``
+            where ``readout`` or ``background_refine`` is given.
         background_refine: When frames come too fast for the deep exits, reach them for a key frame in the time that is
             left, see :mod:`stream_ann.scheduler.background`. For one source.
         queue_depth: How many steps a device that can queue them is given at once.
         deadline_ms: Stop refining a frame when the next step would end later than this after its arrival.
         confidence: Stop refining a frame once its answer is at least this probable.
-        readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.
+        readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`; not for path ``"scene"``,
+            which joins all exits. None is ``"latest"``.
         labels: What answers are called: groups of classes, smoothing over time, wider concepts.
         top_k: How many classes each result lists.
         max_frames: End after this many results.
@@ -361,9 +363,7 @@ def live(
         raise UsageError("a live run needs at least one source, got none")
     if background_refine and len(specs) > 1:
         raise UsageError(f"refining in the background is for one source, got {len(specs)}", "leave the others out")
-    if background_refine and path == "scene":
-        what = "policy scene remembers deep answers itself, and refines none in the background"
-        raise UsageError(what, "leave one of the two out")
+    chosen = chosen_path(path, readout=readout, background=background_refine)
     policy: Policy = UntilNextFrame()
     if deadline_ms is not None:
         policy = policy & Deadline(deadline_ms)
@@ -380,10 +380,10 @@ def live(
         compile=compile,
         threads=threads,
         policy=policy,
-        path=path,
+        path=chosen,
         background=background_refine,
         queue_depth=queue_depth,
-        readout=readout,
+        readout="latest" if readout is None else readout,
         labels=labels if labels is not None else LabelOptions(),
         top_k=top_k,
         max_frames=max_frames,

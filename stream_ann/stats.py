@@ -66,6 +66,15 @@ class LiveStatus:
     """How the source is doing, and since when; None where it does not say."""
     frame: Frame | None = None
     """The frame that the answer is about: the present one, or the last finished one; None before the first answer."""
+    carried: float = 0.0
+    """Which part of the answer comes from earlier frames of the scene, 0 to 1."""
+    key_frame: int | None = None
+    """Number of the earlier frame whose deeper exit is part of it; None where there is none."""
+
+    @property
+    def frames_back(self) -> int | None:
+        """How many frames ago that one came; None where there is none."""
+        return None if self.key_frame is None or self.frame is None else self.frame.index - self.key_frame
 
 
 class LiveStats:

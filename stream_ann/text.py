@@ -124,6 +124,20 @@ def format_age(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
+def format_carried(share: float, frames_back: int | None) -> str:
+    """Which part of an answer earlier frames have said, in a few words; empty where there is none.
+
+    Args:
+        share: The part, 0 to 1.
+        frames_back: How many frames ago the one came whose deeper exit is part of it; None where none is.
+    """
+    if not share > 0:
+        return ""
+    percent = min(99, max(1, round(100 * share)))  # some of it is always the frame's own
+    back = "" if frames_back is None else f", deepest {format_count(frames_back)} back"
+    return f"{percent} % from earlier frames{back}"
+
+
 def format_count(count: int) -> str:
     """A number in at most five characters: ``0``, ``9999``, ``12.3k``, ``456k``, ``7.9M``."""
     if abs(count) < 10_000:

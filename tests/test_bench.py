@@ -88,6 +88,7 @@ def options(saved: Path, folder: Path, **more) -> BenchOptions:
         "film": film,
         "duration_s": 0.8,
         "timing_frames": 4,
+        "policies": ("in-order",),
         "simulate": True,
     }
     return BenchOptions(**(chosen | more))  # type: ignore[arg-type]

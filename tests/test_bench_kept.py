@@ -50,6 +50,7 @@ def options(tmp_path_factory) -> BenchOptions:
         engine="torch",
         labels=str(root / "pictures"),
         film=FilmOptions(dwell_s=0.2, motion_fps=10, scenes=6),
+        policies=("in-order",),
         simulate=True,
         times=root / "times.json",
         keep=root / "kept",

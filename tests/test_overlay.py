@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -52,6 +53,20 @@ def test_the_frame_is_left_untouched_and_the_picture_is_new():
     assert not np.shares_memory(drawn, image)
     assert (image == before).all()
     drawn[:] = 0  # the caller may paint on
+
+
+def test_what_earlier_frames_have_said_is_told(monkeypatch):
+    written: list[str] = []
+    write = overlay_module._write
+    monkeypatch.setattr(overlay_module, "_write", lambda *args, **more: written.append(args[3]) or write(*args, **more))
+    plain = make_result(picture(1280, 720))
+    Overlay(names(4)).draw(plain, make_stats())
+    assert "carried" not in written
+    frame = replace(plain.frame, index=20)
+    for share, told in ((0.634, "63 %"), (0.999, "99 %"), (0.001, "1 %")):
+        written.clear()
+        Overlay(names(4)).draw(replace(plain, frame=frame, carried=share, key_frame=8), make_stats())
+        assert {"carried", told, "deepest", "12 back"} <= set(written)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (3840, 2160), (1, 1), (7, 500), (500, 7)], ids=lambda s: f"{s[0]}x{s[1]}")

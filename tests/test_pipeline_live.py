@@ -27,6 +27,7 @@ from stream_ann.errors import (
     UsageError,
 )
 from stream_ann.ingest import FakeSource
+from stream_ann.scheduler import DEFAULT_PATH, chosen_path
 from tests.small_weights import save_small_weights
 
 
@@ -262,12 +263,57 @@ class TestSeveralSources:
             assert [line["frame"] for line in lines if line["source"] == name] == list(range(count))
 
 
-@pytest.mark.parametrize("options", [{"path": "planned"}, {"background_refine": True}, {"queue_depth": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"path": "in-order"}, {"path": "planned"}, {"background_refine": True}, {"queue_depth": 2}]
+)
 def test_every_way_of_spending_the_time_answers_every_frame(options, clip, small_weights):
     with pipelines.live(clip, weights=small_weights, device="cpu", **options) as run:
         results = list(run)
     assert_invariant(run)
     assert results[-1].frame.index == 29
+
+
+class TestWhichPath:
+    """What runs where nobody has said, and what does not go together."""
+
+    def carried(self, small_weights: Path, **options) -> set[bool]:
+        """Whether answers are joined to those of earlier frames, over frames of one scene."""
+        source = FakeSource(pictures(1) * 40, [0.005] * 40)
+        with pipelines.live(source, weights=small_weights, device="cpu", **options) as run:
+            return {result.carried > 0 for result in list(run)[5:]}
+
+    def test_answers_of_a_scene_are_joined_unless_told_otherwise(self, small_weights):
+        assert self.carried(small_weights) == {True}
+
+    @pytest.mark.parametrize("options", [{"path": "in-order"}, {"readout": "latest"}, {"realtime": False}])
+    def test_and_else_are_not(self, small_weights, options):
+        assert self.carried(small_weights, **options) == {False}
+
+    def test_a_readout_and_the_background_take_steps_in_order(self):
+        assert chosen_path(None) == DEFAULT_PATH == "scene"
+        assert chosen_path(None, readout="average") == "in-order"
+        assert chosen_path(None, background=True) == "in-order"
+        assert chosen_path("planned", readout="best", background=True) == "planned"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"readout": "latest"}, "policy scene joins all exits, so that readout latest has no say"),
+            ({"background_refine": True}, "policy scene remembers deep answers itself"),
+        ],
+    )
+    def test_what_scene_does_not_go_with(self, small_weights, options, message):
+        with pytest.raises(UsageError, match=message):
+            pipelines.live(FakeSource(pictures(1)), weights=small_weights, path="scene", **options)
+
+    def test_a_view_is_told_what_is_carried(self, small_weights):
+        source = FakeSource(pictures(1) * 40, [0.005] * 40)
+        with pipelines.live(source, weights=small_weights, device="cpu") as run:
+            for number, result in enumerate(run):
+                status = run.status()
+                if number > 5:
+                    assert status.carried == result.carried > 0
+                    assert status.key_frame == result.key_frame
 
 
 class TestWatch:

@@ -135,6 +135,43 @@ class TestMemory:
         assert shares == sorted(shares, reverse=True)
         assert shares[-1] == 0.0
 
+    def test_an_exit_that_sees_something_else_outdates_what_others_said_of_it(self):
+        """Without any cut: the crude exit goes over from class 0 to class 1, and the deep one has seen the former."""
+        memory = SceneMemory([0.5, 0.5])
+        memory.add(self.frame(0, 0.0), self.predictions((0, [0.99, 0.01]), (1, [1.0, 0.0])))
+        for at_s, own in ((0.1, [0.8, 0.2]), (0.2, [0.6, 0.4]), (0.3, [0.5, 0.5])):
+            (new,) = self.predictions((0, own))
+            memory.doubt(new)
+            memory.add(self.frame(1, at_s), [new])
+            assert len(memory) == 2
+        (new,) = self.predictions((0, [0.005, 0.995]))
+        memory.doubt(new)
+        assert memory.age_s(1, 0.4) is None
+        joined = memory.joined(self.frame(4, 0.4), [new])
+        assert joined.key_frame is None
+
+    def test_exits_that_disagree_about_one_frame_outdate_nothing(self):
+        memory = SceneMemory([0.5, 0.5])
+        crude, deep = self.predictions((0, [0.99, 0.01]), (1, [0.01, 0.99]))
+        for i in range(3):
+            for new in (crude, deep):
+                memory.doubt(new)
+            memory.add(self.frame(i, i / 10), [crude, deep])
+        assert len(memory) == 2
+        assert memory.cuts == 0
+
+    def test_what_was_forgotten_outdates_nothing_later_on(self):
+        """The deep exit's answer about the former picture says nothing about an answer that was made after it."""
+        memory = SceneMemory([0.5, 0.5, 0.5])
+        memory.add(self.frame(0, 0.0), self.predictions((0, [1.0, 0.0]), (1, [1.0, 0.0])))
+        for new in self.predictions((0, [0.0, 1.0]), (2, [0.0, 1.0])):
+            memory.doubt(new)
+        assert (len(memory), memory.cuts) == (0, 1)
+        memory.add(self.frame(1, 0.1), self.predictions((0, [0.0, 1.0]), (2, [0.0, 1.0])))
+        (new,) = self.predictions((1, [0.0, 1.0]))
+        memory.doubt(new)
+        assert len(memory) == 2
+
     def test_a_cut_forgets_everything(self):
         memory = SceneMemory([0.5, 0.5])
         memory.see(self.frame(0, 0.0))

@@ -51,6 +51,22 @@ def shown(state: LiveStatus | list[LiveStatus], names=NAMES, source="demo", **si
     return out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("width", "note"), [(100, "63 % from earlier frames, deepest 12 back"), (60, "63 % from earlier frames"), (40, "")]
+)
+def test_what_of_an_answer_earlier_frames_have_said_is_told(width, note):
+    plain = status()
+    frame = replace(plain.result.frame, index=20)
+    joined = replace(plain, frame=frame, carried=0.63, key_frame=8)
+    text = shown(joined, width=width)
+    assert note in text
+    assert ("deepest" in text) == ("deepest" in note)
+    assert "Egyptian cat" in text
+    assert "earlier" not in shown(replace(plain, frame=frame), width=width)
+    several = shown([replace(joined, source="a"), replace(plain, source="b")], width=100)
+    assert several.count("63 % from earlier frames") == 1
+
+
 def test_the_view_shows_label_ladder_latencies_and_counters():
     text = shown(status())
     for expected in (

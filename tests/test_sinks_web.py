@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -105,6 +106,12 @@ class TestPage:
         assert (source["state"], source["troubled"]) == ("reconnecting", True)
         assert source["line"] == "reconnecting (attempt 3): the camera does not answer"
         assert source["age_ms"] >= 50
+
+    def test_what_earlier_frames_have_said_is_told(self, run, view, client):
+        run.answer()
+        assert client.json("/state")["sources"][0]["carried"] == ""
+        run.now["camera"] = replace(run.now["camera"], carried=0.63)
+        assert client.json("/state")["sources"][0]["carried"] == "63 % from earlier frames"
 
     def test_numbers_that_json_cannot_say_become_null(self, run, view, client):
         run.answer(confidence=float("nan"), top=[("a", float("inf"))])

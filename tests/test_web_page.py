@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,7 @@ def shown():
             view.put(
                 run.answer(name, label=f"{evil} cat", top=[(f"{evil} cat", 0.6), ("<b>dog</b>", 0.2)], image=image)
             )
+        run.now[run.names[0]] = replace(run.now[run.names[0]], carried=0.63)
         run.state("front door", "refused", f"wrong password {evil}", 2)
         yield view
 
@@ -174,6 +176,7 @@ def test_markup_in_names_labels_and_reasons_is_only_text(browser, shown):
     browser.until("return document.querySelectorAll('.card').length === 3")
     browser.until("return document.querySelectorAll('.card.has-picture').length === 3")
     assert browser.text(".label") == "<img src=x onerror='document.title=1;window.broken=1'> cat"
+    assert browser.text(".carried") == "63 % from earlier frames"
     assert "onerror" in browser.text(".banner", 1)
     assert browser.run("return document.querySelectorAll('img').length") == 3
     assert browser.run("return document.querySelectorAll('script').length") == 1

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pipelines.benchmarking.streams import FilmOptions
 from stream_ann.errors import UsageError, nearest
+from stream_ann.scheduler import DEFAULT_PATH
 
 __all__ = ["BACKGROUND", "DEFAULT_DURATION_S", "DEFAULT_FPS", "BenchOptions"]
 
@@ -40,10 +41,10 @@ class BenchOptions:
     """File that says which class a folder's name means."""
     film: FilmOptions = field(default_factory=FilmOptions)
     """How a film is made of photographs."""
-    policies: tuple[str, ...] = ("in-order",)
+    policies: tuple[str, ...] = (DEFAULT_PATH,)
     """Ways of scheduling the anytime network; the first is the one that is judged."""
-    readout: str = "latest"
-    """Which answer the exits give together."""
+    readout: str | None = None
+    """Which answer a frame's exits give together, not for policy ``"scene"``, which joins all. None: the latest."""
     against: tuple[str, ...] = ("fixed",)
     """``"fixed"`` for every exit as a fixed network, names of torchvision networks, files of networks."""
     arrivals: str | os.PathLike[str] = "regular"

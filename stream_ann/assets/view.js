@@ -78,6 +78,7 @@ class Card {
     this.find(".label").title = source.label;
     this.element.classList.toggle("long", source.label.length > 24);
     setText(this.find(".percent"), source.label ? percent(source.confidence) : "");
+    setText(this.find(".carried"), source.carried);
     this.showTop(source.top);
     this.showLadder(source.exits);
     const point = this.points[this.points.length - 1];

@@ -217,6 +217,10 @@ def _tiles(result: FrameResult, stats: StatsSnapshot | None) -> list[tuple[str, 
     tiles = [("first ms", format_ms(result.first_ms)), ("final ms", format_ms(result.final_ms))]
     if result.budget_ms is not None:
         tiles.append(("budget ms", format_ms(result.budget_ms)))
+    if result.carried > 0:  # some of it is always the frame's own
+        tiles.append(("carried", f"{min(99, max(1, round(100 * result.carried)))} %"))
+    if result.key_frame is not None:
+        tiles.append(("deepest", f"{format_count(result.frame.index - result.key_frame)} back"))
     if stats is not None:
         counts = stats.counts
         tiles += [

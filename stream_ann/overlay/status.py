@@ -113,4 +113,6 @@ def _result(status: LiveStatus, frame: Frame) -> FrameResult:
         budget_ms=None,
         replaced_before=0,
         ended="newer-frame",
+        key_frame=status.key_frame,
+        carried=status.carried,
     )

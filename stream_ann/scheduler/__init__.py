@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stream_ann.scheduler.arrivals import Arrivals
 from stream_ann.scheduler.background import Background
-from stream_ann.scheduler.named import DEFAULT_PATH, path_named
+from stream_ann.scheduler.named import DEFAULT_PATH, chosen_path, path_named
 from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path, PathName
 from stream_ann.scheduler.planned import Planned, Steady
 from stream_ann.scheduler.policies import Confident, Deadline, Moment, Policy, UntilNextFrame
@@ -41,5 +41,6 @@ __all__ = [
     "StepTimes",
     "UntilNextFrame",
     "Waiter",
+    "chosen_path",
     "path_named",
 ]

@@ -13,8 +13,7 @@ from stream_ann.labels import Labelling, Plain
 from stream_ann.readout import Latest, Readout
 from stream_ann.scheduler.background import Background
 from stream_ann.scheduler.grouping import best_count, leaves_time
-from stream_ann.scheduler.named import DEFAULT_PATH, path_named
-from stream_ann.scheduler.paths import Choice, Outlook, Path
+from stream_ann.scheduler.paths import Choice, InOrder, Outlook, Path
 from stream_ann.scheduler.policies import Moment, Policy, UntilNextFrame
 from stream_ann.scheduler.protocols import Engine, FrameSlot, Waiter
 from stream_ann.scheduler.running import Runner
@@ -48,7 +47,7 @@ class Scheduler:
         clock: Tells the time; the one that stamped the frames' arrivals.
         classes: Name of each class of the plan.
         policy: When to stop refining a frame.
-        path: Which steps a frame goes through; by default :data:`~stream_ann.scheduler.named.DEFAULT_PATH`.
+        path: Which steps a frame goes through; by default all of them, in order.
         readout: Which answer the exits reached give together.
         labelling: What an answer is called; by default each class by its own name.
         top_k: How many classes a result lists.
@@ -93,7 +92,7 @@ class Scheduler:
         self._labelling = labelling if labelling is not None else Plain(classes)
         self._readout = readout if readout is not None else Latest()
         self._top_k = top_k
-        chosen = path if path is not None else path_named(DEFAULT_PATH, engine.plan)
+        chosen = path if path is not None else InOrder(engine.plan)
         self._sources = [SourceWork(slot, chosen.for_source()) for slot in several]
         self._waiter: Waiter = waiter if waiter is not None else several[0]
         self._queue_depth = queue_depth if self._runner.queues else 1
@@ -378,6 +377,8 @@ class Scheduler:
         """Read out the frame's answer, and show it, with what the new exit says."""
         job.answer = self._readout.answer(job.predictions)
         if source.memory is not None:
+            if new is not None:
+                source.memory.doubt(new)
             joined = source.memory.joined(job.frame, job.predictions)
             job.answer, job.carried, job.key_frame = joined.answer, joined.carried, joined.key_frame
         if self._background is not None:
@@ -387,7 +388,9 @@ class Scheduler:
             done_ms = (new.done_s - job.frame.arrival_s) * 1e3
             shown = settled.label if settled.hedged else None
             job.exits += (ExitAnswer(new.exit, new.class_id, new.confidence, done_ms, shown),)
-        self.partial = source.partial = Partial(job.frame, settled.label, settled.confidence, job.exits)
+        self.partial = source.partial = Partial(
+            job.frame, settled.label, settled.confidence, job.exits, job.carried, job.key_frame
+        )
 
     # nothing to do
 

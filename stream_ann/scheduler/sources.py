@@ -28,6 +28,10 @@ class Partial:
     label: str
     confidence: float
     exits: tuple[ExitAnswer, ...]
+    carried: float = 0.0
+    """Which part of the answer comes from earlier frames."""
+    key_frame: int | None = None
+    """The frame whose deep answer was joined to this one's."""
 
 
 @dataclass(slots=True, eq=False)

@@ -21,7 +21,7 @@ from rich.text import Text
 from stream_ann.errors import UsageError
 from stream_ann.states import TROUBLED
 from stream_ann.stats import Latency, LiveStatus, StatsSnapshot
-from stream_ann.text import clean, format_age, format_count, format_ms
+from stream_ann.text import clean, format_age, format_carried, format_count, format_ms
 
 __all__ = ["TerminalView", "summary_table"]
 
@@ -30,6 +30,8 @@ SKY, ORANGE = Style(color="#56b4e9"), Style(color="#e69f00")  # Okabe and Ito, "
 DIM, BOLD = Style(dim=True), Style(bold=True)
 TWO_COLUMNS = 72
 """From this many columns on, latencies and counters stand side by side."""
+ONE_NOTE = 48
+"""From this many columns on, there is room for what of an answer is not the frame's own."""
 MOST_DEPTHS = 12
 """In the summary of a longer plan, exits at which no frame ended are left out."""
 
@@ -224,8 +226,8 @@ class _Mark:
 def _view(statuses: Sequence[LiveStatus], source: str, names: Sequence[str], width: int, height: int) -> RenderableType:
     """One source."""
     (status,) = statuses
-    parts: list[RenderableType] = [_headline(status), ""]
     wide = width >= TWO_COLUMNS
+    parts: list[RenderableType] = [_headline(status, width), ""]
     left = height - 7 - (2 if wide else 5)  # lines for the ladder, without border, headline, figures and blank lines
     parts.append(_ladder(status, names, width) if len(names) <= max(1, left) else _short_ladder(status, names))
     parts.append("")
@@ -282,6 +284,8 @@ def _lines(statuses: Sequence[LiveStatus], title: str, names: Sequence[str], wid
             label = Text(f"{clean(state.line)}{_age(status)}" if state is not None else "", DIM)
         else:
             label = Text(clean(status.label)) if status.label else Text("waiting for the first frame", DIM)
+            if (carried := format_carried(status.carried, None)) and width >= TWO_COLUMNS:
+                label.append(f"  {carried}", DIM)
         cells: list[RenderableType] = [Text(clean(status.source), BOLD), label]
         cells.append("" if away or not status.label else Text(_percent(status.confidence), ORANGE))
         if short:
@@ -308,7 +312,8 @@ def _panel(content: RenderableType, name: str, rate: str, width: int) -> Panel:
     )
 
 
-def _headline(status: LiveStatus) -> RenderableType:
+def _headline(status: LiveStatus, width: int) -> RenderableType:
+    """Label and confidence, with a note of what in it is not this frame's own, where there is room for one."""
     line = Table.grid(expand=True)
     line.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     line.add_column(no_wrap=True, justify="right")
@@ -318,6 +323,8 @@ def _headline(status: LiveStatus) -> RenderableType:
         line.add_row(Text("waiting for the first frame", DIM), "")
     else:
         percent = Text(_percent(status.confidence), ORANGE + BOLD)
+        if (carried := format_carried(status.carried, status.frames_back)) and width >= ONE_NOTE:
+            percent = Text.assemble((carried if width >= TWO_COLUMNS else carried.split(",")[0], DIM), "  ", percent)
         line.add_row(Text(clean(status.label), BOLD), percent)
     return line
 

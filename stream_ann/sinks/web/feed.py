@@ -16,7 +16,7 @@ from stream_ann.frames import Frame, FrameResult
 from stream_ann.sinks.jsonl import strict_json
 from stream_ann.states import TROUBLED
 from stream_ann.stats import Latency, LiveStatus
-from stream_ann.text import clean
+from stream_ann.text import clean, format_carried
 
 __all__ = ["Feed", "Marks", "jpeg"]
 
@@ -114,6 +114,7 @@ class Feed:
             "suspect": frame is not None and frame.suspect,
             "label": clean(status.label),
             "confidence": round(status.confidence, 4),
+            "carried": format_carried(status.carried, status.frames_back),
             "top": [] if result is None else [[clean(name), round(p, 4)] for name, p in result.top],
             "exits": [[e.exit, round(e.confidence, 4), round(e.done_ms, 2)] for e in status.exits],
             "counts": [counts.frames_in, counts.results, counts.replaced, counts.corrupt],
