@@ -162,7 +162,13 @@ class TestHub:
         for _ in range(50):
             assert hub.message() is first or time.monotonic() - begun_s > 0.5 / REFRESHES_PER_S
         assert hub.message(whole=True) != first
-        assert run.polls <= 3 + (time.monotonic() - begun_s) * REFRESHES_PER_S
+        assert run.polls <= 3 + (time.monotonic() - begun_s) * REFRESHES_PER_S / 0.9
+        looked = run.polls
+        hub._cost_s = LEAST_SHARE  # seconds: as much as it may take in one second
+        hub.turns.share = LEAST_SHARE
+        time.sleep(1.5 / REFRESHES_PER_S)
+        hub.message()
+        assert run.polls == looked, "looking takes more than sending"
 
     def test_lost_frames_make_it_slower(self):
         run = FakeRun()

@@ -24,6 +24,8 @@ from stream_ann.stats import LiveStatus
 __all__ = ["Hub", "metrics_routes", "page_app"]
 
 REFRESHES_PER_S = 15
+LOOKS_SHARE = 0.25
+"""So much of what the page may take goes into looking at the run, at most; the rest is for sending."""
 MINDED_EVERY = 8
 """So many refreshes after each other the page looks whether frames are lost."""
 CAUGHT_UP_S = 3.0
@@ -67,7 +69,8 @@ class Hub:
         self.seen: dict[object, int] = {}
         """Which version each stream of events was sent last."""
         self._statuses: Sequence[LiveStatus] = ()
-        self._looked = (-1, 0.0)
+        self._looked_s = float("-inf")
+        self._cost_s = 0.0  # what the last look has cost, with the messages that were made of it
         self._messages: dict[bool, bytes] = {}
         self._marks: deque[tuple[int, float, Marks]] = deque()
         self._changed = asyncio.Event()
@@ -85,10 +88,11 @@ class Hub:
 
     def statuses(self) -> Sequence[LiveStatus]:
         """The statuses now or, where more is asked than there is time for, those of the last refresh."""
-        tick, looked_s = self._looked
         now_s = time.monotonic()
-        if tick != self.ticks or now_s - looked_s >= 1 / REFRESHES_PER_S or self.turns.idle:
-            self._looked = self.ticks, now_s
+        lasts_s = max(0.9 / REFRESHES_PER_S, self._cost_s / (LOOKS_SHARE * self.turns.share))
+        if now_s - self._looked_s >= lasts_s or self.turns.idle:
+            begun_s = time.thread_time()
+            self._looked_s = now_s
             self._statuses = self.feed.statuses()
             self._messages.clear()
             self.version += 1
@@ -96,15 +100,18 @@ class Hub:
             oldest = min(self.seen.values(), default=self.version)
             while self._marks[0][0] < oldest or self._marks[0][1] < now_s - CAUGHT_UP_S:
                 self._marks.popleft()
+            self._cost_s = time.thread_time() - begun_s
         return self._statuses
 
     def message(self, *, whole: bool = False) -> bytes:
         """The state now as JSON, made once for all: all that is remembered, or what may be new to somebody."""
         statuses = self.statuses()
         if whole not in self._messages:
+            begun_s = time.thread_time()
             page = {"watching": self.listeners, "skipped": self.skipped}
             since = None if whole else self._marks[0][2]
             self._messages[whole] = self.feed.message(statuses, since=since, page=page)
+            self._cost_s += time.thread_time() - begun_s
         return self._messages[whole]
 
     async def wait(self) -> None:
@@ -180,21 +187,24 @@ async def _events(hub: Hub, sent: Callable[[int], None]) -> AsyncGenerator[bytes
     me = object()
     try:
         await hub.turns.turn()
-        begin = b"retry: 1000\ndata: "
+        begin, sent_at = b"retry: 1000\ndata: ", None
         while not hub.stopping:
             message = hub.message(whole=me not in hub.seen)
-            hub.seen[me], tick = hub.version, hub.ticks
-            yield begin + message + b"\n\n"
-            begin = b"data: "
+            tick = hub.ticks
+            if hub.seen.get(me) != hub.version:  # where there is little time, many are sent the same, each only once
+                if sent_at is not None:
+                    skipped = max(0, tick - sent_at - 1)
+                    hub.skipped += skipped
+                    sent(skipped)
+                hub.seen[me], sent_at = hub.version, tick
+                yield begin + message + b"\n\n"
+                begin = b"data: "
             while not hub.stopping:
                 await hub.wait()
                 if hub.ticks != tick:
                     break
                 yield b":\n\n"
             await hub.turns.turn()
-            skipped = max(0, hub.ticks - tick - 1)
-            hub.skipped += skipped
-            sent(skipped)
     finally:
         hub.seen.pop(me, None)
 

@@ -26,8 +26,8 @@ Marks = Mapping[str, int]
 LONGEST_SIDE_PX = 960
 """Larger pictures are scaled down: it is a view, not a recording."""
 JPEG_QUALITY = 80
-HISTORY = 240
-"""So many of the latest results are kept for a page that is opened later."""
+HISTORY = 160
+"""So many of the latest results are kept for a page that is opened later: as many as its plot shows."""
 
 
 @dataclass(slots=True)
