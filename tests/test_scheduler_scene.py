@@ -71,6 +71,14 @@ class TestPath:
                 seen += 1
         assert seen == 4
 
+    def test_soon_after_a_cut_each_good_member_has_had_its_say_and_first_the_crude_one(self):
+        step_s = (0.003, 0.012, 0.02)  # of a frame's 8.3 ms
+        results, _ = run(film(120, 600), step_s, accuracies=[0.79, 0.8, 0.81])
+        for scene in (2, 3, 4):
+            begun = [exits(r) for r in results if scene <= (r.frame.pts_s or 0) < scene + 0.1]
+            assert {e for each in begun for e in each} == {0, 1, 2}
+            assert {each[0] for each in begun} == {0}
+
     @pytest.mark.parametrize("fps", [15, 30, 60, 120])
     def test_nearly_every_frame_has_an_answer_of_its_own_in_time(self, fps):
         frames = film(fps, 6 * fps)

@@ -18,6 +18,9 @@ MARGIN = 0.03
 """This part of the usual gap is left to what lies between the steps."""
 LATE_SHARE = 0.02
 """For this part of the time at most, members run once more that are not done before the next frame."""
+NEARLY, SOON_SHARE = 0.9, 0.06
+"""Members this good beside the best, and done in this part of a scene, have their say soon after a cut: several
+networks that err differently are better together than the best of them."""
 SHORTEST_WAIT_S = 1e-6
 LONGEST_WAIT_S = 0.25
 """After so long at most it is asked again whether there is something to do."""
@@ -34,7 +37,8 @@ class Scene(Path):
       done before the next frame in all likelihood: the one first whose answer is wanted most, because the exit is
       good and has not seen much of the scene lately.
     - After a cut, the best member that is worth its time runs to its end right after the first answer, though newer
-      frames come meanwhile, which then may have no answer of their own.
+      frames come meanwhile, which then may have no answer of their own. So do then, on the frames that follow and after
+      the first answer of each, the other members that are nearly as good.
     - So do later on the members that are never done in time, for :data:`LATE_SHARE` of the time.
 
     While fewer than :data:`~stream_ann.scheduler.arrivals.KNOWN` gaps have been seen, and where no newer frame can
@@ -123,25 +127,35 @@ class Scene(Path):
         """The steps to run now though newer frames may come meanwhile; none where that is not worth it."""
         if outlook.deadline_s is not None:
             return ()
-        fresh = not len(memory)
-        if fresh:
+        if not len(memory):
             way = max(self._ways, key=lambda way: self._worth(outlook, memory, way, crude))
             if self._worth(outlook, memory, way, crude) <= memory.values[crude]:
                 return ()
+            soon = True
         else:
             late = [way for way in self._ways if way[-1] != crude and self._is_late(outlook, arrivals, memory, way)]
+            unseen = [way for way in late if self._is_wanted_soon(outlook, memory, way)]
+            soon = bool(unseen)
+            if soon and outlook.last is None:  # the frame's own crude answer first
+                return ()
             if not late:
                 return ()
-            way = max(late, key=lambda way: self._need(memory, way[-1], outlook.now_s))
+            way = max(unseen or late, key=lambda way: self._need(memory, way[-1], outlook.now_s))
             ages_s = [age_s for one in late if (age_s := memory.age_s(one[-1], outlook.now_s)) is not None]
-            if ages_s and LATE_SHARE * min(ages_s) < self._way_s(outlook, way):
+            if not soon and ages_s and LATE_SHARE * min(ages_s) < self._way_s(outlook, way):
                 return ()
         if outlook.last is None:
             return way
         if outlook.last in way:
-            begun = fresh or outlook.exits[0] == way[0]
+            begun = soon or outlook.exits[0] == way[0]
             return way[way.index(outlook.last) + 1 :] if begun else ()
-        return way if fresh and way[-1] not in outlook.exits else ()
+        return way if soon and way[-1] not in outlook.exits else ()
+
+    def _is_wanted_soon(self, outlook: Outlook, memory: SceneMemory, way: Sequence[int]) -> bool:
+        """Whether a member is as good as any, has said nothing about the scene yet, and costs little of its time."""
+        good = memory.values[way[-1]] >= NEARLY * max(memory.values)
+        unsaid = memory.age_s(way[-1], outlook.now_s) is None
+        return good and unsaid and self._way_s(outlook, way) <= SOON_SHARE * memory.dwell_s
 
     def _is_late(self, outlook: Outlook, arrivals: Arrivals, memory: SceneMemory, way: Sequence[int]) -> bool:
         """Whether a member is not done in time even if a frame goes through it alone, and not too slow altogether."""
