@@ -44,9 +44,10 @@ def main() -> NoReturn:
     except SystemExit as end:
         code = end.code
     except BaseException as error:
-        # Whatever Ctrl-C breaks off outside of any command, such as an import, may say so in words of its own.
-        if ending is not None and ending.came:
-            code = endings.INTERRUPTED
+        # Whatever Ctrl-C breaks off outside of any command, such as an import, may say so in words of its own. In the
+        # first milliseconds it is still Python that hears of it.
+        if isinstance(error, KeyboardInterrupt) or (ending is not None and ending.came):
+            code = 130
         elif isinstance(error, Exception):
             code = _told(error, started=ending is not None)
         else:

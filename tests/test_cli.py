@@ -164,6 +164,13 @@ class TestLive:
         assert process.returncode == 130
         assert "Traceback" not in err
 
+    def test_interrupted_before_it_listens_to_signals(self):
+        first = "import signal; signal.signal = lambda *_: signal.raise_signal(signal.SIGINT)"
+        command = [sys.executable, "-c", f"{first}; import cli; cli.main()", "--help"]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 130
+        assert ended.stderr == ""
+
     def test_a_killed_run_leaves_valid_files(self, jobs, small, tmp_path):
         events, video = tmp_path / "e.jsonl", tmp_path / "v.mkv"
         job = jobs.start(*LIVE, *small, "pattern:320x240@30", "--events", events, "--record", video)

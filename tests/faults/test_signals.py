@@ -288,7 +288,7 @@ STARTING: dict[str, list[str]] = {
     "weights convert": ["weights", "convert", "--out", "converted"],
     "help": ["--help"],
 }
-UP = "print('up', flush=True); import cli; cli.main()"
+UP = "import cli; print('up', flush=True); cli.main()"
 
 
 @pytest.mark.long
