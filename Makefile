@@ -1,12 +1,13 @@
 # make demo   set up and classify the bundled clip live
 # make test   set up and run all tests but the long ones, which it names
 # make check  formatting, lint and types
-# make faults  break it: kills, signals, full disks, lost cameras; 10 minutes
+# make faults  break it: kills, signals, full disks, lost cameras; 10 minutes, or less with FAULTS_MOMENTS=10
 # make fuzz   damaged input of every kind: 1,000,000 inputs, or FUZZ_INPUTS=10000
 # make soak   a faulty camera with every output: 1 hour, or SOAK_MINUTES=5
 # make audit  compare the installed packages with the known vulnerabilities; needs a network
 # make gpu-check  on a machine with an NVIDIA GPU: the CUDA tests and benchmark, at most 8 minutes
 
+FAULTS_MOMENTS ?= 50
 FUZZ_INPUTS ?= 1000000
 SOAK_MINUTES ?= 60
 PYTHON ?= python3
@@ -30,7 +31,7 @@ check: $(TEST)
 	$(BIN)/mypy
 
 faults: $(TEST)
-	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.faults --moments $(FAULTS_MOMENTS)
 
 fuzz: $(TEST)
 	OMP_NUM_THREADS=1 FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest -n 2 -m long --timeout=0 tests/fuzz

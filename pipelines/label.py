@@ -164,7 +164,14 @@ def label(
         if layout is not None:
             names = [step.name for step in card.steps]
             annotator = Annotator(ledger.videos, names, stopped.is_set)
-            outputs = Outputs(layout, ledger.videos, state=ledger.outputs, annotate=annotator)
+            outputs = Outputs(
+                layout,
+                ledger.videos,
+                state=ledger.outputs,
+                finished=ledger.finished,
+                more=not ledger.complete,
+                annotate=annotator,
+            )
         clock = MonotonicClock()
         outlook = Outlook(ledger.videos, settings.selection)
         pacing = Pacing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -273,6 +274,31 @@ class TestGoingOn:
         found = list(pipelines.label(videos, out=out, weights=tiny, resume=True))
         assert [(Path(f.source).name, f.index) for f in found] == [("another.mp4", i) for i in range(4)]
         assert len(lines(out)) == 15
+
+    def test_a_finished_parquet_file_is_gone_on_from_without_its_parts(self, tiny, tmp_path):
+        videos, out = tmp_path / "videos", tmp_path / "o.parquet"
+        some_videos(videos, (6, 5))
+        list(pipelines.label(videos, out=out, weights=tiny))
+        finished = out.read_bytes()
+        half = tmp_path / "o.parquet.unfinished" / "all"
+        half.mkdir(parents=True)  # as a kill leaves it that comes while it is removed
+        assert list(pipelines.label(videos, out=out, weights=tiny, resume=True)) == []
+        assert out.read_bytes() == finished
+        encode(videos / "new.mp4", noise(4, seed=9))
+        half.mkdir(parents=True)
+        assert len(list(pipelines.label(videos, out=out, weights=tiny, resume=True))) == 4
+        rows = pyarrow.parquet.read_table(out)
+        assert rows.slice(0, 11).equals(pyarrow.parquet.read_table(io.BytesIO(finished)))
+        assert [row["frame"] for row in rows.slice(11).to_pylist()] == [0, 1, 2, 3]
+        assert not half.parent.exists()
+        encode(videos / "newer.mp4", noise(3, seed=8))
+        for content, told in ((finished, "is not what its manifest says"), (b"PAR1", "is not what"), (None, "is gone")):
+            out.unlink()
+            if content is not None:
+                out.write_bytes(content)
+            with pytest.raises(ManifestError, match=told):
+                pipelines.label(videos, out=out, weights=tiny, resume=True)
+            out.touch()
 
     def test_whatever_changes_the_answers_is_noticed(self, tiny, folder, tmp_path):
         """The weights stay the same, and what their card or a file says does not."""

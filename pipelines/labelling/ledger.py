@@ -73,6 +73,8 @@ class Ledger:
         """State of the outputs at the last commit."""
         self.complete = False
         """Whether the job was over already."""
+        self.finished = False
+        """Whether all that was committed had been finished, whatever has been added since."""
         self._changed: set[int] = set()
         self._manifest: Manifest | None = None
         if layout is None or layout.manifest is None:
@@ -168,7 +170,9 @@ class Ledger:
             for record in later:
                 stamps += record.get("added", ())
                 self.complete = bool(record.get("complete", False))
+                self.finished |= self.complete
                 if "unit" in record:
+                    self.finished = False
                     self.units = record["unit"] + 1
                     self.next = (record["next"][0], record["next"][1])
                     self.outputs = record["outputs"]

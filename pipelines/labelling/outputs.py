@@ -16,7 +16,7 @@ from pipelines.labelling.inputs import Video, output_names
 from stream_ann.errors import OutputError, UsageError, nearest
 from stream_ann.labelled import LabelledFrame, Runs
 from stream_ann.sinks.files import check_writable, output_error
-from stream_ann.sinks.parquet import ParquetTable, join_parts, need_parquet
+from stream_ann.sinks.parquet import ParquetTable, join_parts, need_parquet, split_parts
 from stream_ann.sinks.tables import CsvText, JsonlText, Row, Table, TableText, TextTable, VttText
 from stream_ann.whole_files import sync_folder
 
@@ -151,6 +151,8 @@ class Outputs:
         layout: What is written where.
         videos: All videos.
         state: What :meth:`commit` gave, to go on from there.
+        finished: Whether :meth:`finish` came after that commit: what was only kept to go on from may be gone.
+        more: Whether there is anything left to write.
         annotate: Makes the annotated video of a video, given its number, the file of its frames and its target;
             False where it was stopped.
 
@@ -164,6 +166,8 @@ class Outputs:
         videos: Sequence[Video],
         *,
         state: Mapping[str, Any] | None = None,
+        finished: bool = False,
+        more: bool = True,
         annotate: Callable[[int, Path, Path], bool] | None = None,
     ) -> None:
         self._layout = layout
@@ -176,6 +180,7 @@ class Outputs:
         self._runs: Runs | None = None
         self._video: int | None = None
         self._ended: list[int] = []
+        self._finished, self._more = finished, more
         if layout.work is not None:
             try:
                 layout.work.mkdir(parents=True, exist_ok=True)
@@ -314,13 +319,18 @@ class Outputs:
         if state["frames"] is not None and self._video is not None:
             self._frames = TextTable(self._frames_path(self._video), JsonlText(), state=state["frames"])
 
-    def _open_shared(self, state: Mapping[str, Any] | None) -> Table:
+    def _open_shared(self, state: Mapping[str, Any] | None) -> Table | None:
         layout = self._layout
         if layout.out is None:
             return _Stdout(layout.text())
         if layout.format == "parquet":
             assert layout.work is not None
-            return ParquetTable(layout.work / "all", layout.kind, state=state)
+            parts = layout.work / "all"
+            if state is not None and self._finished:
+                if not self._more and layout.out.exists():
+                    return None
+                split_parts(layout.out, parts, layout.kind, parts=state["parts"])
+            return ParquetTable(parts, layout.kind, state=state)
         return TextTable(layout.out, layout.text(), state=state)
 
     def _open_own(self, video: int, state: Mapping[str, Any] | None) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from stream_ann.sinks.files import output_error
 from stream_ann.sinks.tables import Row
 from stream_ann.whole_files import whole_file
 
-__all__ = ["ParquetTable", "join_parts", "need_parquet"]
+__all__ = ["ParquetTable", "join_parts", "need_parquet", "split_parts"]
 
 MOST_ROWS = 8192
 """Rows of a part."""
@@ -118,6 +119,42 @@ def join_parts(folder: Path, path: Path, kind: Literal["frames", "segments"]) ->
         raise output_error(path, error) from error
     except pyarrow.ArrowException as error:
         raise OutputError(f"cannot write '{path}': its parts cannot be read", "begin again with --overwrite") from error
+
+
+def split_parts(path: Path, folder: Path, kind: Literal["frames", "segments"], *, parts: int) -> None:
+    """Undo :func:`join_parts`, so that a table can be added to: all parts are in ``folder`` then, or none.
+
+    Args:
+        path: What was made of the parts.
+        folder: Where they are to be; whatever is left there is removed.
+        kind: What the rows are.
+        parts: How many there were.
+
+    Raises:
+        ManifestError: If the file is gone, or not what was made of so many parts.
+        OutputError: If they cannot be written.
+    """
+    pyarrow = need_parquet()
+    fresh = folder.with_suffix(".fresh")
+    remedy = "restore it, or begin again with --overwrite"
+    try:
+        for left in (fresh, folder):
+            if left.exists():
+                shutil.rmtree(left)
+        fresh.mkdir(parents=True)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if file.num_row_groups != parts or not file.schema_arrow.equals(_schema(pyarrow, kind)):
+                raise ManifestError(f"'{path}' is not what its manifest says", remedy)
+            for number in range(parts):
+                with whole_file(_part(fresh, number)) as part:
+                    pyarrow.parquet.write_table(file.read_row_group(number), part)
+        os.replace(fresh, folder)
+    except pyarrow.ArrowException as error:
+        raise ManifestError(f"'{path}' is not what its manifest says", remedy) from error
+    except OSError as error:
+        if not path.exists():
+            raise ManifestError(f"'{path}' is gone", remedy) from error
+        raise output_error(folder, error) from error
 
 
 def _in_order(folder: Path) -> Iterable[Path]:

@@ -188,7 +188,7 @@ def test_a_read_only_folder(small, tiny, videos, flowers, tmp_path, jobs, disk):
 
 
 NATIVE = (-signal.SIGSEGV, -signal.SIGABRT, 127)
-"""How a process ends where native code asks for memory and does not get it."""
+"""How a process ends where native code asks for memory and does not get it, or with a panic of Rust's."""
 MEMORY = """
 import resource
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -235,7 +235,7 @@ def test_limits(what: str, limit: str, amounts, command: str, small, tiny, video
                 video = folder / "v.mp4"
                 if video.exists() and video.stat().st_size:
                     frames_in(video)
-                if limit == MEMORY and code in NATIVE:
+                if limit == MEMORY and (code in NATIVE or "PanicException" in job.err()):
                     # what torch, safetensors and libc end themselves may cost what a kill may, and nothing more
                     tried.native.append(f"{more} more: exit code {code}")
                     arguments += [] if command == "live" else ["--resume"]
