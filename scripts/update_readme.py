@@ -14,11 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stream_ann.scheduler import DEFAULT_PATH
 from stream_ann.weights import read_card
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
+USUAL_FPS = 30.0
 
 
 def result(name: str) -> dict[str, Any]:
@@ -240,7 +242,10 @@ def frame_rates_section() -> str:
     """What each policy makes of each frame rate, against the best fixed network."""
     report = result("frame_rates")
     found, machine = report["results"], report["machine"]
-    paper, real, jittered = (found[name]["summary"] for name in ("paper, regular", "real", "paper, jittered"))
+    paper, real = (found[name]["summary"] for name in ("paper, regular", "real"))
+    others = {
+        name: found[f"paper, {name}"]["summary"] for name in ("jittered", "recorded") if f"paper, {name}" in found
+    }
     rates, policies = paper["rates"], list(paper["ratio_mean"])
     stream, exits = found["paper, regular"]["stream"], found["paper, regular"]["exit_accuracy"]
     rows = [
@@ -261,7 +266,8 @@ def frame_rates_section() -> str:
         f"paper with step times of {machine['processor']}, {machine['cores']} cores. Without any clock: {each}. "
         f"`{report['command']}`:\n\n{table(header, rows)}\n\n"
         f"![Streaming accuracy against frame rate, each policy and each fixed network]({picture})\n\n"
-        + "\n".join(f"- {point}" for point in _finding(rates, paper, jittered))
+        + "\n".join(f"- {point}" for point in _finding(rates, paper, others))
+        + f"\n- `live` runs `{DEFAULT_PATH}` unless told otherwise."
         + f"\n- {_clocks(real, found['two_runs_of_a_seed'])}"
     )
 
@@ -271,8 +277,8 @@ def _policy_cell(one: dict[str, Any]) -> str:
     return f"{100 * one['accuracy']:.1f} %, {one['ratio']:.3f}{error}; {100 * one['in_time']:.0f} %"
 
 
-def _finding(rates: list[dict[str, Any]], paper: dict[str, Any], jittered: dict[str, Any]) -> list[str]:
-    """What the figures say of each policy."""
+def _finding(rates: list[dict[str, Any]], paper: dict[str, Any], others: dict[str, dict[str, Any]]) -> list[str]:
+    """What the figures say of each policy, by regular arrivals and by others."""
     points = []
     for name, mean in paper["ratio_mean"].items():
         each = [rate["policies"][name] for rate in rates]
@@ -290,11 +296,25 @@ def _finding(rates: list[dict[str, Any]], paper: dict[str, Any], jittered: dict[
         points.append(
             f"`{name}`: {mean:.3f}{of_mean} times the best fixed network on average, "
             f"{paper['ratio_least'][name]:.3f}{of_least} at the worst rate, at least as good at {good} of "
-            f"{len(each)} rates{told}; with jittered arrivals "
-            f"{jittered['ratio_mean'][name]:.3f} and {jittered['ratio_least'][name]:.3f}"
-            f"{f'; {timely}' if timely else '; at no rate every frame in time'}."
+            f"{len(each)} rates{told}; "
+            + ", ".join(
+                f"with {which} arrivals {other['ratio_mean'][name]:.3f} and {other['ratio_least'][name]:.3f}"
+                for which, other in others.items()
+            )
+            + f"{f'; {timely}' if timely else '; at no rate every frame in time'}{_promptness(rates, name)}."
         )
     return points
+
+
+def _promptness(rates: list[dict[str, Any]], name: str) -> str:
+    """When the first answers of a policy come, where frames come about as fast as from most cameras."""
+    told = {rate["fps"]: rate["policies"][name] for rate in rates if "first_p50_ms" in rate["policies"][name]}
+    if not told:
+        return ""
+    usual = min(told, key=lambda fps: abs(fps - USUAL_FPS))
+    one = told[usual]
+    first = f"{one['first_p50_ms']:.0f} / {one['first_p99_ms']:.0f} ms"
+    return f"; first answers at {usual:g} frames/s after {first} (p50 / p99)"
 
 
 def _clocks(real: dict[str, Any], twice: dict[str, Any]) -> str:
