@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file for the figures; by default they are only printed")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random moment")
-    parser.add_argument("--moments", type=int, default=50, help="kills of each kind; four times as many of label")
+    parser.add_argument("--moments", type=int, default=50, help="kills of each kind; twice as many of label")
     parser.add_argument("--processes", type=int, default=2, help="tests that run at a time")
     parser.add_argument("--only", default="", help="only tests that match this expression of pytest -k")
     args = parser.parse_args()

@@ -18,8 +18,8 @@ from tests.faults.tools import MOMENTS, Tried, drawn, frames_in, two_classes, un
 from tests.labelling import Jobs, some_videos
 from tests.small_weights import save_small_weights
 
-OF_EACH_FORM = max(2, MOMENTS // 2)
-"""How many kills of ``label`` there are for each of the eight forms of its tables: together four times as many."""
+OF_EACH_FORM = max(2, -(-MOMENTS // 4))
+"""How many kills of ``label`` there are for each of the eight forms of its tables: together twice as many."""
 ARCH = '{"name": "resann", "n": 1, "c": 8, "s": 1, "resolution_px": 16}'
 """Three exits: most of a run shall be reading, checkpoints and writing."""
 AT_MOST_LOST = 60
