@@ -48,7 +48,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['tried']}: {row['times']} times, lost {row['lost']}; {row['note']}")
         for kind in APART:
-            for how in row[kind]:
+            for how in row.get(kind, ()):
                 print(f"  {kind}: {how}")
     if args.out is not None:
         write(args.out, "faults", {"rows": rows, "tests_exit_code": code}, vars(args))
@@ -60,15 +60,14 @@ def together(counted: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for row in counted:
         name = row["tried"].split(":")[0].split(" (")[0]
-        into = rows.setdefault(
-            name, {"tried": name, "times": 0, "lost": 0, "note": row["note"], **{k: [] for k in APART}}
-        )
+        into = rows.setdefault(name, {"tried": name, "times": 0, "lost": 0, "note": row["note"]})
         into["times"] += row["times"]
         into["lost"] += row["lost"]
         for kind in APART:
-            into[kind] += [f"{row['tried']}: {how}" for how in row[kind]]
+            if row.get(kind):
+                into[kind] = into.get(kind, []) + [f"{row['tried']}: {how}" for how in row[kind]]
     for row in rows.values():
-        row["note"] += "".join(f"; {len(row[kind])} {told}" for kind, told in APART.items() if row[kind] and told)
+        row["note"] += "".join(f"; {len(row[kind])} {told}" for kind, told in APART.items() if kind in row and told)
     return sorted(rows.values(), key=lambda row: str(row["tried"]))
 
 

@@ -336,14 +336,42 @@ def _clocks(real: dict[str, Any], twice: dict[str, Any]) -> str:
     )
 
 
+def gathered(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of the table of faults: one for what was tried with several commands, but for kills, and one for all of
+    damaged input."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        name: str = row["tried"]
+        if not name.startswith("kill"):
+            name = re.split(r": | (?:under|during|while) `", name)[0]
+        groups.setdefault(name, []).append(row)
+    found = []
+    for name, group in groups.items():
+        pieces = dict.fromkeys(piece for row in group for piece in row["note"].split("; "))
+        note, shown = "; ".join(pieces), name
+        if len(group) > 1 and name == "damaged input":
+            taken, refused = (sum(_number(row["note"], word) for row in group) for word in ("taken", "refused"))
+            note = f"{taken:,} taken, {refused:,} refused with an error of the project's"
+            shown = f"{name} of {len(group)} kinds"
+        elif not name.startswith("kill") and (
+            commands := sorted(set(re.findall("`.+?`", str([r["tried"] for r in group]))))
+        ):
+            shown = f"{name}: {', '.join(commands)}"
+        times, lost = (sum(row[key] for row in group) for key in ("times", "lost"))
+        found.append([shown, f"{times:,}", f"{lost:,}" if lost else "nothing", note])
+    return found
+
+
+def _number(note: str, word: str) -> int:
+    """The number before a word."""
+    number = re.search(rf"([\d,]+) {word}", note)
+    return int(number[1].replace(",", "")) if number else 0
+
+
 def faults_section() -> str:
     """What was tried to break it, how often, and what was lost."""
     reports = [result(name) for name in ("faults", "fuzz", "soak") if (RESULTS / f"{name}.json").exists()]
-    rows = [
-        [row["tried"], f"{row['times']:,}", "nothing" if row["lost"] == 0 else f"{row['lost']:,}", row["note"]]
-        for report in reports
-        for row in report["results"]["rows"]
-    ]
+    rows = gathered([row for report in reports for row in report["results"]["rows"]])
     if not rows:
         raise FileNotFoundError("neither faults nor a soak have been measured")
     commands = ", ".join(f"`{report['command']}`" for report in reports)
