@@ -25,6 +25,8 @@ SIZES_PX = ((640, 360), (480, 270))
 EVERY = 2
 """One picture of so many of the clip is sent: its scenes change twice as fast."""
 GOP = 25
+STARTS_WITHIN_S = 300.0
+"""Its imports and pictures take seconds, and minutes on a machine that is busy with other things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class FaultyCamera:
 
     def __enter__(self) -> Self:
         self._process.start()
-        if not self._ours.poll(120):
+        if not self._ours.poll(STARTS_WITHIN_S):
             self._process.kill()
             raise RuntimeError("the camera does not start")
         self.url = f"rtsp://127.0.0.1:{self._ours.recv()}/live"

@@ -50,7 +50,7 @@ MOST_SNAPSHOTS = 20
 EVENTS_MB = 4
 WARM_UP = 0.25
 """This part of the run is left out of the slopes: caches fill, and libraries make their threads."""
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 MOST_UNSEEN = 50
 """So many frames may have come after the last one that is in the events: two seconds, in which the run ends."""
 ENDS_WITHIN_S = 2.0
