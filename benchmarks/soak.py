@@ -178,11 +178,11 @@ class Soak:
         files = self.files
         return [
             {
-                "tried": "hours from a failing camera, all outputs, five visitors",
+                "tried": f"{self.minutes:g} minutes from a failing camera, all outputs, five visitors",
                 "times": counts.get("frames in", 0),
                 "lost": abs(uncounted),
-                "note": f"frames over {self.minutes:g} minutes and {files.lost_connections} lost "
-                f"connections, each counted once; memory {memory.per_hour:+.1f} ± {memory.error:.1f} MiB an hour",
+                "note": f"frames over {files.lost_connections} lost connections, each counted once; "
+                f"memory {memory.per_hour:+.1f} ± {memory.error:.1f} MiB an hour",
             },
             {
                 "tried": "files of that run, at its end",
