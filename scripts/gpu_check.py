@@ -22,8 +22,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ["tests/test_cuda_gpu.py", "tests/test_engines.py", "tests/test_preprocess.py"]
-TESTS_LIMIT_S = 280
-BENCHMARK_LIMIT_S = 180
+TESTS_LIMIT_S = 240
+BENCHMARK_LIMIT_S = 230
 
 
 def main(arguments: list[str] | None = None) -> int:

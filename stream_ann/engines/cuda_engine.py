@@ -109,7 +109,7 @@ class CudaEngine:
         self._layer: Device | None = None
         try:
             self._layer = CudaDevice(device) if layer is None else layer
-            with _opening, _Benchmarking():
+            with _opening:
                 self._open(self._layer, net, preprocessing, checked, dtype, lanes)
             self._step_s = time_steps(self, timing_runs)
             if self._together is not None:
@@ -319,8 +319,9 @@ class CudaEngine:
             low = layer.stream("low", urgent=False), Uploads(layer, "low", urgent=False)
             streams += [low] * (lanes - 1)
         banks = [Bank(layer, stream, uploads, program, self._launcher) for stream, uploads in streams]
-        for number, bank in enumerate(banks):
-            bank.open(warm_up=number < 3)  # the others share the third one's stream
+        with _Benchmarking():  # not around the rest: trying every shape in every type and batch takes a minute
+            for number, bank in enumerate(banks):
+                bank.open(warm_up=number < 3)  # the others share the third one's stream
         if lanes > 1 and self._launcher.graphs:
             self._together = Together(layer, program, lanes, self._launcher)
         if not self._launcher.graphs:
