@@ -60,8 +60,8 @@ def tiny_line() -> str:
     px, mmacs = exits[-1]["resolution_px"], exits[-1]["macs"] / 1e6
     return (
         f"`tiny-imagenet` is an anytime ResNet of {mmacs:.0f} MMACs for the {found['classes']} classes of "
-        f"Tiny-ImageNet at {px} px, trained from scratch for two minutes on a GPU, far too short: top-1 of its exits on the "
-        f"{found['images']:,} validation images {shown} %."
+        f"Tiny-ImageNet at {px} px, trained from scratch for two minutes on a GPU, far too short: top-1 of its exits "
+        f"on the {found['images']:,} validation images {shown} %."
     )
 
 
