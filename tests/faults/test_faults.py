@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.tools import ALONE, Tried, drawn, frames_in, gone, session_of, until, whole_lines
+from tests.faults.tools import ALONE, Tried, drawn, frames_in, gone, lines_in, session_of, until, whole_lines
 from tests.labelling import Job, Jobs
 
 TRAIN = ("--device", "cpu", "--arch", "resann@16", "--epochs", "3", "--batch-size", "4", "--no-plots")
@@ -289,7 +289,7 @@ def test_a_reader_that_never_reads(small, tmp_path, jobs):
             try:
                 job = jobs.start(*live(small, "--events", folder / "pipe", "--events", folder / "e.jsonl"))
                 with tried.once(f"reader: {reader}"):
-                    until(lambda folder=folder: len(whole_lines(folder / "e.jsonl")) >= 300, job)
+                    until(lambda folder=folder: lines_in(folder / "e.jsonl") >= 300, job)
                     interrupted(job, tried)
                     assert "pipe" in job.err(), job.err()  # what it lost is said
             finally:
@@ -320,7 +320,7 @@ def test_viewers_that_vanish_or_do_not_read(small, tmp_path, jobs):
     ):
         for number in range(30):
             path = rng.choice(["/", "/events", "/state", "/sources/0/stream.mjpg", "/sources/0/stream.mjpg"])
-            before = len(whole_lines(tmp_path / "e.jsonl"))
+            before = lines_in(tmp_path / "e.jsonl")
             with tried.once(f"{number}: {path}"):
                 if number < 6:
                     stack.enter_context(viewer(port, path))
@@ -329,7 +329,7 @@ def test_viewers_that_vanish_or_do_not_read(small, tmp_path, jobs):
                         time.sleep(rng.uniform(0, 0.1))
                         # reset, not closed
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                until(lambda before=before: len(whole_lines(tmp_path / "e.jsonl")) > before + 2, job)
+                until(lambda before=before: lines_in(tmp_path / "e.jsonl") > before + 2, job)
         with tried.once("Ctrl-C beside six that do not read"):
             interrupted(job, tried)
             assert not session_of(job.pid)
@@ -381,7 +381,7 @@ def test_a_slow_disk(small, tmp_path, jobs):
         *live(small, "--events", tmp_path / "e.jsonl", "--record", tmp_path / "v.mkv", *shots), first=SLOW_DISK
     )
     with Tried("disk that takes 0.25 s for each write", "what is dropped is counted and said; no frame waits") as tried:
-        until(lambda: len(whole_lines(tmp_path / "e.jsonl")) >= 25, job)
+        until(lambda: lines_in(tmp_path / "e.jsonl") >= 25, job)
         with tried.once("live"):
             interrupted(job, tried)
             lines = whole_lines(tmp_path / "e.jsonl")

@@ -150,7 +150,7 @@ def until_over(job: Job, reached: Callable[[], object]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not job.over() and not reached():
         assert time.monotonic() < deadline_s, f"it does not come to that: {job.err()}"
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def wait_at_most(job: Job, seconds: float) -> None:
@@ -167,6 +167,11 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
     text = path.read_text()
     assert not text or text.endswith("\n"), f"{path.name} ends in {text[-80:]!r}"
     return [json.loads(line) for line in text.splitlines()]
+
+
+def lines_in(path: Path) -> int:
+    """How many lines a file has by now, while somebody may be in the middle of the next one."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def frames_in(path: Path) -> int:
