@@ -71,9 +71,8 @@ def opened(kind: str, net: AnytimeNet, *, lanes: int = 1, temperatures=None) -> 
     if kind == "openvino":
         # two threads, since OpenVINO runs frames together only where there are several
         threads = 2 if lanes > 1 else 1
-        return OpenVinoEngine(
-            net, PREPROCESSING, lanes=lanes, temperatures=temperatures, threads=threads, timing_runs=1
-        )
+        options = {"lanes": lanes, "temperatures": temperatures, "threads": threads, "timing_runs": 1}
+        return OpenVinoEngine(net, PREPROCESSING, precision="float32", **options)
     device = torch.device("cuda" if kind.endswith("cuda") else "cpu")
     return TorchEngine(net, PREPROCESSING, device=device, lanes=lanes, temperatures=temperatures, timing_runs=1)
 
@@ -281,6 +280,17 @@ class TestLanes:
             assert together.shape == (len(lanes), 7)
             for row, lane in enumerate(lanes):
                 near(kind, together[row], EXPECTED[lane][step])
+
+    def test_lanes_that_have_run_different_members_begin_another_one_together(self, kind, lane_engine):
+        firsts = [i for i, step in enumerate(lane_engine.plan.steps) if step.first]
+        assert len(firsts) > 2
+        for lane in range(3):
+            lane_engine.start(PICTURES[lane], lane=lane)
+        for lane in (0, 1):  # the third has run nothing
+            lane_engine.run(firsts[lane], lane=lane)
+        together = lane_engine.run_together(firsts[2], (0, 1, 2))
+        for lane in range(3):
+            near(kind, together[lane], EXPECTED[lane][firsts[2]])
 
     def test_submitted_steps_are_collected_in_order_and_once(self, kind, lane_engine):
         lane_engine.start(PICTURES[0], lane=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTES = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-NAMED = re.findall(r"`(tests/\w+\.py)::(\w+)`", NOTES)
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", NOTES)
 
 
 def functions_of(path: Path) -> set[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from stream_ann.scheduler import Engine
@@ -34,14 +35,14 @@ class KeptAnswers:
 
     def __init__(self, folder: str | os.PathLike[str], about: str, shape: tuple[int, int]) -> None:
         name = hashlib.sha256(f"{shape} {about}".encode()).hexdigest()[:16]
-        self._path = Path(folder) / f"answers-{name}.npz"
+        self._path = Path(folder) / f"answers-{name}.safetensors"
         self._shape = shape
         self._rows: dict[bytes, NDArray[np.float32]] = {}
         self._new = False
         try:
-            with self._path.open("rb") as file, np.load(file) as kept:  # numbers only: pickles are refused
-                keys, rows = kept["pictures"], kept["answers"]
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+            kept = safetensors.numpy.load(self._path.read_bytes())
+            keys, rows = kept["pictures"], kept["answers"]
+        except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError):
             return  # what is missing or damaged is computed anew
         if rows.dtype == np.float32 and rows.shape == (len(keys), *shape):
             self._rows = {key.tobytes(): row for key, row in zip(keys, rows, strict=True)}
@@ -70,7 +71,7 @@ class KeptAnswers:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(self._path) as file:
-                np.savez(file, pictures=keys, answers=np.stack(list(self._rows.values())))
+                file.write(safetensors.numpy.save({"pictures": keys, "answers": np.stack(list(self._rows.values()))}))
         except OSError as error:
             raise output_error(self._path, error) from error
         self._new = False

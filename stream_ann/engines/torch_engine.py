@@ -110,10 +110,12 @@ class TorchEngine(LanedEngine):
         held = [self._lanes[lane] for lane in lanes]
         try:
             with torch.inference_mode():
-                # Only a member's first step looks at the images.
-                images, state = torch.empty(0), tuple(map(_joined, zip(*(lane.state for lane in held), strict=True)))
+                # Only a member's first step looks at the images, and what a lane has run before does not matter to it.
+                images, state = torch.empty(0), tuple[Tensor, ...]()
                 if info.first:
-                    images, state = _joined([self._input(lane, info.resolution_px) for lane in held]), ()
+                    images = _joined([self._input(lane, info.resolution_px) for lane in held])
+                else:
+                    state = tuple(map(_joined, zip(*(lane.state for lane in held), strict=True)))
                 after, logits = self._steps[step](images, state)
                 probabilities = torch.softmax(logits.float() / self._temperatures[step], dim=1)
                 for row, lane in enumerate(held):
