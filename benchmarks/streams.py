@@ -26,7 +26,7 @@ from stream_ann.clock import MonotonicClock
 from stream_ann.engines import open_engine
 from stream_ann.ingest import Inbox, Slot, source_from
 from stream_ann.lanes import LaneEngine
-from stream_ann.scheduler import DEFAULT_PATH, Scheduler, path_named
+from stream_ann.scheduler import Scheduler, path_named
 
 FPS = 30.0
 MOST = 64
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--engines", default="auto", help="Names, separated by commas.")
-    parser.add_argument("--policy", default=DEFAULT_PATH)
+    parser.add_argument("--policy", default="in-order")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--fps", type=float, default=FPS)
     parser.add_argument("--most", type=int, default=MOST)

@@ -157,7 +157,7 @@ def live(
         typer.Option(
             help="scene: a crude answer at once after a cut, then ever better ones from all frames of the scene; "
             "in-order: every exit in turn; planned: those that promise the best answer by the next frame; steady: a "
-            "good answer a little late rather than a poor one in time. By default scene.",
+            "good answer a little late rather than a poor one in time. By default scene; in-order for several sources.",
             rich_help_panel=_REFINEMENT,
         ),
     ] = None,

@@ -363,7 +363,7 @@ def live(
         raise UsageError("a live run needs at least one source, got none")
     if background_refine and len(specs) > 1:
         raise UsageError(f"refining in the background is for one source, got {len(specs)}", "leave the others out")
-    chosen = chosen_path(path, readout=readout, background=background_refine)
+    chosen = chosen_path(path, readout=readout, background=background_refine, sources=len(specs))
     policy: Policy = UntilNextFrame()
     if deadline_ms is not None:
         policy = policy & Deadline(deadline_ms)

@@ -289,7 +289,7 @@ def frame_rates_section() -> str:
         f"`{report['command']}`:\n\n{table(header, rows)}\n\n"
         f"![Streaming accuracy against frame rate, each policy and each fixed network]({picture})\n\n"
         + "\n".join(f"- {point}" for point in _finding(rates, paper, others))
-        + f"\n- `live` runs `{DEFAULT_PATH}` unless told otherwise."
+        + f"\n- `live` runs `{DEFAULT_PATH}` unless told otherwise, for one source."
         + f"\n- {_clocks(real, found['two_runs_of_a_seed'])}"
     )
 

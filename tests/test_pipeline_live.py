@@ -293,6 +293,8 @@ class TestWhichPath:
         assert chosen_path(None) == DEFAULT_PATH == "scene"
         assert chosen_path(None, readout="average") == "in-order"
         assert chosen_path(None, background=True) == "in-order"
+        assert chosen_path(None, sources=2) == "in-order"
+        assert chosen_path("scene", sources=2) == "scene"
         assert chosen_path("planned", readout="best", background=True) == "planned"
 
     @pytest.mark.parametrize(

@@ -13,25 +13,29 @@ from stream_ann.scheduler.scene import Scene
 __all__ = ["DEFAULT_PATH", "chosen_path", "path_named"]
 
 DEFAULT_PATH: PathName = "scene"
-"""The path that frames take unless told otherwise: by what ``benchmarks.frame_rates`` shows."""
+"""The path that the frames of one source take unless told otherwise: by what ``benchmarks.frame_rates`` shows."""
 
 
-def chosen_path(name: str | None, *, readout: str | None = None, background: bool = False) -> PathName:
+def chosen_path(
+    name: str | None, *, readout: str | None = None, background: bool = False, sources: int = 1
+) -> PathName:
     """The path that goes with what else was asked for.
 
     The scene path joins the answers of all exits by itself, and remembers deep answers. Whoever asks for a readout, or
-    for key frames to be refined in the background, and for no path, gets every step in order.
+    for key frames to be refined in the background, and for no path, gets every step in order. So do several sources:
+    with dozens of cameras, whose scenes begin at different times, the deep answers after cuts left frames unanswered.
 
     Args:
         name: What was asked for; None: nothing.
         readout: The readout that was asked for; None: none.
         background: Whether key frames are to be refined in the background.
+        sources: How many there are.
 
     Raises:
         UsageError: If there is no such path, or what was asked for does not go together.
     """
     if name is None:
-        return DEFAULT_PATH if readout is None and not background else "in-order"
+        return DEFAULT_PATH if readout is None and not background and sources == 1 else "in-order"
     path = checked_path_name(name)
     if path == "scene" and readout is not None:
         raise UsageError(f"policy scene joins all exits, so that readout {readout} has no say", "leave one of them out")
