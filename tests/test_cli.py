@@ -89,7 +89,7 @@ class TestHelp:
     def test_the_default_policy_is_the_one_that_help_names(self):
         code, out, _ = run("live", "--help")
         assert code == 0
-        assert f"By default {DEFAULT_PATH}." in " ".join(out.replace("│", " ").split())
+        assert f"By default {DEFAULT_PATH}; in-order for several sources." in " ".join(out.replace("│", " ").split())
 
     def test_help_and_version_import_nothing_heavy(self):
         code = "import sys, cli; assert not {'torch', 'cv2', 'av', 'numpy'} & set(sys.modules), sys.modules.keys()"
