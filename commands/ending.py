@@ -48,7 +48,8 @@ class Ending:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.came = True
-        if not self.catching:
+        # An exception raised while a module in C++ is being imported aborts the process.
+        if not self.catching or _imports(frame):
             os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 
