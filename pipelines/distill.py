@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,26 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from pipelines.signals import stop_on_signals
-from pipelines.train import CHECKPOINTS, TrainResult, checked_name, given_command
+from pipelines.distilled import (
+    CROP_SCALE,
+    NORM_IMAGES,
+    RECIPE,
+    check_begun,
+    check_request,
+    counted_folder,
+    finished,
+    names_of,
+    options_of,
+)
+from pipelines.train import CHECKPOINTS, TrainResult, checked_name
 from pipelines.train_start import Notes
-from pipelines.train_view import TrainView, duration
+from pipelines.train_view import TrainView
 from stream_ann import weights as weights_room
-from stream_ann.card import Card
 from stream_ann.engines import open_batch_engine
 from stream_ann.errors import UsageError
 from stream_ann.nets import EANN, AnytimeNet, arch_of
 from stream_ann.preprocess import Preprocessing
 from stream_ann.training.augment import Augment
-from stream_ann.training.checkpoint import LAST
 from stream_ann.training.data import Data, open_data
 from stream_ann.training.distributed import device_for
 from stream_ann.training.images import usable_cpus
@@ -46,31 +52,8 @@ from stream_ann.training.taught import (
     write_crops,
 )
 from stream_ann.training.trainer import Trainer
-from stream_ann.whole_files import whole_file
 
-__all__ = ["CROP_SCALE", "NORM_IMAGES", "RECIPE", "counted_folder", "distill", "save_distilled"]
-
-RECIPE: dict[str, Any] = {
-    "epochs": 4,
-    "batch_size": 64,
-    "optimizer": "adamw",
-    "lr": 1e-3,
-    "trunk_lr_factor": 0.1,
-    "weight_decay": 0.0,
-    "warmup": 0.1,
-    "clip": 1.0,
-    "weighting": "linear",
-    "freeze_norms": True,
-    "distill": 1.0,
-    "temperature": 1.0,
-}
-"""What holds unless something else is asked for. Batch norms stay frozen: counted anew on other images than those that
-the network was made with, they cost more than training gains."""
-
-CROP_SCALE = (0.35, 1.0)
-"""Least and greatest share of a picture that a crop takes."""
-NORM_IMAGES = 2560
-"""Crops that the statistics of new heads are counted from."""
+__all__ = ["distill"]
 
 
 def distill(
@@ -139,10 +122,7 @@ def distill(
         DeviceError: The device cannot be used.
         OutputError: Something cannot be written.
     """
-    if not images:
-        raise UsageError("no images to distil on", "name at least one folder")
-    if not 0 <= share <= 1:
-        raise UsageError(f"share is {share}", "it must be from 0 to 1")
+    check_request(images, share)
     if crops < 1:
         raise UsageError(f"{crops} crops of each image", "it must be at least 1")
     folder = Path(out)
@@ -157,9 +137,8 @@ def distill(
     start, _ = own_trunk(base.net, member, exits=exits)
     shared = frozen(student, keep_blocks)
     resolution_px = student.members()[0].resolution_px
-    chosen = TrainOptions(**{**RECIPE, **{k: v for k, v in options.items() if v is not None}}, seed=seed, device=device)
-    if (folder / CHECKPOINTS / LAST).exists() and not resume:
-        raise UsageError(f"there is a training run in '{folder}' already", "resume it, or give another folder")
+    chosen = options_of(RECIPE, options, seed, device)
+    check_begun(folder, resume)
     where = device_for(device)
 
     with TrainView(console) as view:
@@ -194,40 +173,21 @@ def distill(
             on_epoch=lambda record: view.epoch(record, chosen.epochs, student.plan().exit_names),
             on_progress=view.progress,
         )
-        with ExitStack() as stack:
-            stack.enter_context(stop_on_signals(trainer.stop))
-            history = trainer.run(resume=resume)
-        if history.interrupted:
-            notes.add(f"interrupted; the checkpoint is in '{folder / CHECKPOINTS}': go on with --resume")
-            return TrainResult(history, None, None, None, tuple(notes.lines))
 
-        trained = trainer.trained()
-        interpolate(trained, start, share, fresh)
-        old = member.partition("@")[0]
-        called = called or f"{old}-{resolution_px}"
-        net = with_own_trunk(base.net, member, trained, name=called, shared=shared)
-        about = {
-            "kind": "trained",
+        def assembled(trained: AnytimeNet) -> EANN:
+            interpolate(trained, start, share, fresh)
+            named = called or f"{member.partition('@')[0]}-{resolution_px}"
+            return with_own_trunk(base.net, member, trained, name=named, shared=shared)
+
+        facts = {
             "method": "distilled",
-            "command": given_command(),
-            "data": data_name or ", ".join(Path(os.fspath(spec)).name for spec in images),
+            "data": data_name or names_of(images),
             "crops": len(train),
             "member": member,
             "teacher": {"name": teaching.card.name, "exit": teaching.plan.exit_names[-1]},
             "share": share,
-            "seed": seed,
-            "options": {key: value for key, value in chosen.decisive().items() if key != "seed"},
-            "agreement_held_out": [round(value, 4) for value in history.records[-1].val_accuracy],
-            "init": {"name": base.card.name, "sha256": base.card.file.sha256, **dict(base.card.training)},
-            "torch": torch.__version__,
         }
-        card = save_distilled(net, base, [member], folder / name, about)
-        with whole_file(folder / "history.json") as file:
-            told = {**history.as_dict(), "options": chosen.as_dict()}
-            file.write((json.dumps(told, indent=2) + "\n").encode())
-        seconds = sum(record.train_s for record in history.records)
-        notes.add(f"trained for {duration(seconds)}; weights and card are '{folder / name}.safetensors' and '.json'")
-    return TrainResult(history, card, folder / f"{name}.json", None, tuple(notes.lines))
+        return finished(trainer, base, [member], folder, name, facts, assembled, notes, resume=resume)
 
 
 class _Source:
@@ -319,12 +279,6 @@ class _Source:
         return self._teach
 
 
-def counted_folder(spec: str | os.PathLike[str], limit: int | None) -> tuple[str, int | None]:
-    """Folder and count of ``FOLDER`` or ``FOLDER:COUNT``; without a count of its own the limit that is given."""
-    text, colon, count = os.fspath(spec).rpartition(":")
-    return (text, int(count)) if colon and count.isdecimal() else (os.fspath(spec), limit)
-
-
 def _last_member(net: AnytimeNet) -> AnytimeNet:
     if not isinstance(net, EANN):
         return net
@@ -352,62 +306,3 @@ def _some(
     )
     for batch in itertools.islice(batches, math.ceil(NORM_IMAGES / options.batch_size)):
         yield normalised(batch.images, preprocessing)
-
-
-def save_distilled(
-    net: EANN, base: weights_room.Weights, trained: Sequence[str], target: Path, about: dict[str, Any]
-) -> Card:
-    """Write the weights; what the card said of members that are as they were still holds, and of the last exit.
-
-    Args:
-        net: The net.
-        base: The weights that it was made from, with as many members.
-        trained: Names of the members, in ``base``, that have been trained. Of the last one only exits before its end
-            may have been.
-        target: Path of the files, without their suffixes.
-        about: What the card says of the training.
-    """
-    plan, card = net.plan(), base.card
-    names = [member.name for member in base.net.members()]
-    same: dict[int, int] = {}
-    for number, member in enumerate(names):
-        new = [i for i, step in enumerate(plan.steps) if step.member == number]
-        old = [i for i, step in enumerate(card.steps) if step.member == number]
-        if member not in trained:
-            same |= dict(zip(new, old, strict=True))
-        elif number == len(names) - 1:
-            same[new[-1]] = old[-1]
-    mixing = None
-    if card.readout_weights is not None:
-        mixing = []
-        for i, step in enumerate(plan.steps):
-            own = [j for j, other in enumerate(plan.steps) if other.member == step.member]
-            last = max(j for j, other in enumerate(card.steps) if other.member == step.member)
-            whole = card.readout_weights[same.get(i, last)]
-            mixing.append(whole if i in same else whole * 0.5 ** (own[-1] - i))
-    several = len(trained) > 1
-    saved = weights_room.save(
-        net,
-        target,
-        title=f"{card.name} with {', '.join(trained)} distilled from {about['teacher']['exit']}"
-        f" ({', '.join(member.name for member in net.members())})",
-        description=(
-            f"The weights '{card.name}', of which {', '.join(trained)} {'were' if several else 'was'} trained at "
-            f"{'their resolutions' if several else 'that resolution'} to say what {about['teacher']['exit']} of "
-            f"'{about['teacher']['name']}' says about the same crops. {card.description}"
-        ),
-        classes=card.classes,
-        preprocessing=card.preprocessing,
-        training=about,
-        licence=card.licence,
-        sources=card.sources,
-        readout_weights=mixing,
-    )
-    kept = ("accuracy", "temperature", "threshold")
-    steps = tuple(
-        dataclasses.replace(step, **{key: getattr(card.steps[same[i]], key) for key in kept}) if i in same else step
-        for i, step in enumerate(saved.steps)
-    )
-    saved = dataclasses.replace(saved, steps=steps, validation=card.validation)
-    weights_room.write_card(saved, target.with_name(target.name + ".json"))
-    return saved

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,26 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pipelines.distill import CROP_SCALE, NORM_IMAGES, RECIPE, counted_folder, save_distilled
-from pipelines.signals import stop_on_signals
-from pipelines.train import CHECKPOINTS, TrainResult, checked_name, given_command
+from pipelines.distilled import (
+    CROP_SCALE,
+    NORM_IMAGES,
+    RECIPE,
+    check_begun,
+    check_request,
+    counted_folder,
+    finished,
+    names_of,
+    options_of,
+)
+from pipelines.train import CHECKPOINTS, TrainResult, checked_name
 from pipelines.train_start import Notes
-from pipelines.train_view import TrainView, duration
+from pipelines.train_view import TrainView
 from stream_ann import weights as weights_room
 from stream_ann.errors import SourceError, UsageError
 from stream_ann.nets import EANN, AnytimeNet
 from stream_ann.preprocess import Preprocessing
 from stream_ann.training.augment import Augment
-from stream_ann.training.checkpoint import LAST, tensors_of
+from stream_ann.training.checkpoint import tensors_of
 from stream_ann.training.data import Data, open_data
 from stream_ann.training.distributed import device_for
 from stream_ann.training.memory import MemorySplit
@@ -36,7 +43,6 @@ from stream_ann.training.split import Split
 from stream_ann.training.stepper import autocast, final_logits, normalised, resolution_of, sized
 from stream_ann.training.trainer import Trainer
 from stream_ann.training.validation import closed
-from stream_ann.whole_files import whole_file
 
 __all__ = ["distill_together"]
 
@@ -100,24 +106,19 @@ def distill_together(
         DeviceError: The device cannot be used.
         OutputError: Something cannot be written.
     """
-    if not images:
-        raise UsageError("no images to distil on", "name at least one folder")
-    if not 0 <= share <= 1:
-        raise UsageError(f"share is {share}", "it must be from 0 to 1")
+    check_request(images, share)
     folder = Path(out)
     name = checked_name(name, folder)
     base = weights_room.load(weights)
-    if not isinstance(base.net, EANN):
+    whole = base.net
+    if not isinstance(whole, EANN):
         raise UsageError(f"the weights '{base.card.name}' have no members", "take an EANN, such as imagenet")
-    chosen = TrainOptions(
-        **{**RECIPE, **_TOGETHER, **{k: v for k, v in options.items() if v is not None}}, seed=seed, device=device
-    )
-    if (folder / CHECKPOINTS / LAST).exists() and not resume:
-        raise UsageError(f"there is a training run in '{folder}' already", "resume it, or give another folder")
+    chosen = options_of({**RECIPE, **_TOGETHER}, options, seed, device)
+    check_begun(folder, resume)
     where = device_for(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = _Student(base.net, members, keep_blocks)
+        student = _Student(whole, members, keep_blocks)
 
     with TrainView(console) as view:
         notes = Notes(view)
@@ -141,41 +142,20 @@ def distill_together(
             on_epoch=lambda record: view.epoch(record, chosen.epochs, student.net.plan().exit_names),
             on_progress=view.progress,
         )
-        with ExitStack() as stack:
-            stack.enter_context(stop_on_signals(trainer.stop))
-            history = trainer.run(resume=resume)
-        if history.interrupted:
-            notes.add(f"interrupted; the checkpoint is in '{folder / CHECKPOINTS}': go on with --resume")
-            return TrainResult(history, None, None, None, tuple(notes.lines))
 
-        trained = trainer.trained()
-        assert isinstance(trained, EANN)
-        net = student.within(base.net, trained, share)
-        about = {
-            "kind": "trained",
+        def assembled(trained: AnytimeNet) -> EANN:
+            assert isinstance(trained, EANN)
+            return student.within(whole, trained, share)
+
+        facts = {
             "method": "distilled together",
-            "command": given_command(),
-            "data": data_name or ", ".join(Path(os.fspath(spec)).name for spec in images),
+            "data": data_name or names_of(images),
             "images": len(data.train),
             "members": list(members),
             "teacher": {"name": base.card.name, "exit": base.plan.exit_names[-1]},
             "share": share,
-            "seed": seed,
-            "options": {key: value for key, value in chosen.decisive().items() if key != "seed"},
-            "agreement_held_out": [round(value, 4) for value in history.records[-1].val_accuracy],
-            "init": {"name": base.card.name, "sha256": base.card.file.sha256, **dict(base.card.training)},
-            "torch": torch.__version__,
         }
-        card = save_distilled(net, base, tuple(members), folder / name, about)
-        with whole_file(folder / "history.json") as file:
-            told = {**history.as_dict(), "options": chosen.as_dict()}
-            for epoch in told["epochs"]:
-                for key in ("train_loss", "val_loss"):  # the last exit does not learn
-                    epoch[key] = [*epoch[key][:-1], None]
-            file.write((json.dumps(told, indent=2) + "\n").encode())
-        seconds = sum(record.train_s for record in history.records)
-        notes.add(f"trained for {duration(seconds)}; weights and card are '{folder / name}.safetensors' and '.json'")
-    return TrainResult(history, card, folder / f"{name}.json", None, tuple(notes.lines))
+        return finished(trainer, base, tuple(members), folder, name, facts, assembled, notes, resume=resume, idle=1)
 
 
 class _Student:
