@@ -28,7 +28,11 @@ def distill(
     ] = None,
     weights: Annotated[str, typer.Option(help="The weights that it belongs to.")] = "imagenet",
     teacher: Annotated[
-        str | None, typer.Option(help="Weights whose last exit teaches; by default the same weights.")
+        str | None, typer.Option(help="Weights that teach; by default the same. Several members need --crops then.")
+    ] = None,
+    teach: Annotated[
+        list[str] | None,
+        typer.Option(help="A member of those that teaches, TRUNK@PIXELS; several answer with their mean."),
     ] = None,
     exits: Annotated[
         str | None,
@@ -36,7 +40,14 @@ def distill(
     ] = None,
     called: Annotated[str | None, typer.Option(help="Name of the member's own trunk.")] = None,
     keep_blocks: Annotated[int, typer.Option(min=0, help="So many of the first blocks stay as they are.")] = 0,
-    crops: Annotated[int, typer.Option(min=1, help="Crops of each image.")] = 2,
+    crops: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Crops of each image, about which the teacher is asked once; by default 2. Of several members by "
+            "default drawn anew every time, with the last member as the teacher: for GPUs.",
+        ),
+    ] = None,
     crop_px: Annotated[
         int | None, typer.Option(min=8, help="Side at which crops are kept; by default the member's resolution.")
     ] = None,
@@ -71,6 +82,10 @@ def distill(
     shared: dict[str, Any] = {
         "out": out,
         "weights": weights,
+        "teacher": teacher,
+        "teacher_members": teach or (),
+        "crop_px": crop_px,
+        "taught": taught,
         "keep_blocks": keep_blocks,
         "share": share,
         "val_fraction": val_fraction,
@@ -85,11 +100,12 @@ def distill(
         "lr": lr,
     }
     if len(member or ()) > 1:
-        for given, option in ((teacher, "--teacher"), (exits, "--exits"), (called, "--called"), (taught, "--taught")):
+        for given, option in ((exits, "--exits"), (called, "--called")):
             if given is not None:
                 raise UsageError(f"{option} for several members", "write --member NAME:BLOCKS for exits; leave it out")
         blocks = {part: _blocks(text) if text else None for part, text in names.items()}
-        own: dict[str, Any] = {"self_temperature": temperature, "mixup": mixup, "cutmix": cutmix}
+        softened = {"temperature" if crops else "self_temperature": temperature}
+        own: dict[str, Any] = {**softened, "crops": crops, "mixup": mixup, "cutmix": cutmix}
         result = distill_together(images, members=blocks, **shared, **own)
     else:
         ((which, behind),) = names.items()
@@ -98,11 +114,8 @@ def distill(
             images,
             member=which,
             exits=_blocks(text) if text else None,
-            teacher=teacher,
             called=called,
-            crops=crops,
-            crop_px=crop_px,
-            taught=taught,
+            crops=crops or 2,
             temperature=temperature,
             mixup=mixup,
             cutmix=cutmix,

@@ -10,47 +10,33 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from pipelines.distilled import (
-    CROP_SCALE,
     NORM_IMAGES,
     RECIPE,
     check_begun,
     check_request,
-    counted_folder,
     finished,
     names_of,
     options_of,
+    teaching_weights,
 )
+from pipelines.teaching import CropSource
 from pipelines.train import CHECKPOINTS, TrainResult, checked_name
 from pipelines.train_start import Notes
 from pipelines.train_view import TrainView
 from stream_ann import weights as weights_room
-from stream_ann.engines import open_batch_engine
-from stream_ann.errors import UsageError
-from stream_ann.nets import EANN, AnytimeNet, arch_of
+from stream_ann.nets import EANN, AnytimeNet
 from stream_ann.preprocess import Preprocessing
 from stream_ann.training.augment import Augment
-from stream_ann.training.data import Data, open_data
+from stream_ann.training.data import Data
 from stream_ann.training.distributed import device_for
-from stream_ann.training.images import usable_cpus
 from stream_ann.training.options import TrainOptions
-from stream_ann.training.own_trunk import count_norms, frozen, interpolate, own_trunk, with_own_trunk
+from stream_ann.training.own_trunk import count_norms, frozen, interpolate, own_trunk, with_own_trunks
 from stream_ann.training.stepper import normalised
-from stream_ann.training.taught import (
-    TaughtCrops,
-    Teach,
-    centre_crops,
-    joined_crops,
-    read_crops,
-    varied_crops,
-    write_crops,
-)
 from stream_ann.training.trainer import Trainer
 
 __all__ = ["distill"]
@@ -63,6 +49,7 @@ def distill(
     member: str,
     weights: str | os.PathLike[str] = "imagenet",
     teacher: str | os.PathLike[str] | None = None,
+    teacher_members: Sequence[str] = (),
     exits: Sequence[int] | None = None,
     called: str | None = None,
     keep_blocks: int = 0,
@@ -92,7 +79,9 @@ def distill(
         out: Folder for the new weights and their card, ``history.json``, the crops and the checkpoints.
         member: Name of the member, e.g. ``"lite0@96"``.
         weights: Name or path of the weights that it belongs to.
-        teacher: Name or path of weights whose last exit teaches; by default the same weights.
+        teacher: Name or path of the weights that teach; by default the same.
+        teacher_members: The members of those that teach, as ``TRUNK@PIXELS``: their mean is the answer. By default the
+            last one.
         exits: Numbers of the blocks behind which the member has auxiliary exits; None for those that it has.
         called: Name of the new trunk; by default that of the old one with its resolution.
         keep_blocks: How many of the first blocks stay as they are.
@@ -123,14 +112,10 @@ def distill(
         OutputError: Something cannot be written.
     """
     check_request(images, share)
-    if crops < 1:
-        raise UsageError(f"{crops} crops of each image", "it must be at least 1")
     folder = Path(out)
     name = checked_name(name, folder)
     base = weights_room.load(weights)
-    teaching = base if teacher is None else weights_room.load(teacher)
-    if teaching.card.classes != base.card.classes:
-        raise UsageError(f"the teacher '{teaching.card.name}' was trained for other classes", "take another teacher")
+    teaching = base if teacher is None else teaching_weights(teacher, base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student, fresh = own_trunk(base.net, member, exits=exits)
@@ -143,8 +128,9 @@ def distill(
 
     with TrainView(console) as view:
         notes = Notes(view)
-        source = _Source(
+        source = CropSource(
             teaching,
+            teacher_members,
             crops=crops,
             crop_px=crop_px or resolution_px,
             val_fraction=val_fraction,
@@ -152,8 +138,7 @@ def distill(
             folder=folder / "crops" if taught is None else Path(taught),
             device=device,
         )
-        parts = [source.parts(spec, limit_per_class, view) for spec in images]
-        train, val = (joined_crops([pair[i] for pair in parts]) for i in (0, 1))
+        train, val = source.crops(images, limit_per_class, view)
         data = Data(base.card.name, train.split(base.card.classes), val.split(base.card.classes))
         notes.add(f"{len(train):,} crops to train {member} on, {len(val):,} images held out, on {where}")
 
@@ -177,120 +162,17 @@ def distill(
         def assembled(trained: AnytimeNet) -> EANN:
             interpolate(trained, start, share, fresh)
             named = called or f"{member.partition('@')[0]}-{resolution_px}"
-            return with_own_trunk(base.net, member, trained, name=named, shared=shared)
+            return with_own_trunks(base.net, {member: trained}, shared, {member: named})
 
         facts = {
             "method": "distilled",
             "data": data_name or names_of(images),
             "crops": len(train),
             "member": member,
-            "teacher": {"name": teaching.card.name, "exit": teaching.plan.exit_names[-1]},
+            "teacher": {"name": teaching.card.name, "exit": source.teachers},
             "share": share,
         }
         return finished(trainer, base, [member], folder, name, facts, assembled, notes, resume=resume)
-
-
-class _Source:
-    """Makes the crops of one folder after another, or finds those that were made before."""
-
-    def __init__(
-        self,
-        teaching: weights_room.Weights,
-        *,
-        crops: int,
-        crop_px: int,
-        val_fraction: float,
-        seed: int,
-        folder: Path,
-        device: str,
-    ) -> None:
-        self._teaching = teaching
-        self._crops, self._crop_px = crops, crop_px
-        self._val_fraction, self._seed = val_fraction, seed
-        self._folder, self._device = folder, device
-        self._teach: Teach | None = None
-
-    def parts(
-        self, spec: str | os.PathLike[str], limit: int | None, view: TrainView
-    ) -> tuple[TaughtCrops, TaughtCrops]:
-        """Crops to train on, and centre squares to validate on."""
-        path, limit = counted_folder(spec, limit)
-        preprocessing = self._teaching.card.preprocessing
-        teacher_px = self._teaching.plan.steps[-1].resolution_px
-        about: dict[str, object] = {
-            "images": Path(path).name,
-            "limit_per_class": limit,
-            "crops": self._crops,
-            "crop_px": self._crop_px,
-            "crop_scale": list(CROP_SCALE),
-            "val_fraction": self._val_fraction,
-            "seed": self._seed,
-            "teacher": self._teaching.card.file.sha256,
-        }
-        files = [self._folder / f"{_file_name(path, limit)}-{part}.safetensors" for part in ("train", "val")]
-        if all(file.exists() for file in files):
-            train, val = (read_crops(file, about={**about, "part": i}) for i, file in enumerate(files))
-            return train, val
-        data = open_data(
-            path,
-            val_fraction=self._val_fraction,
-            seed=self._seed,
-            limit_per_class=limit,
-            short_side_px=math.ceil(1.25 * teacher_px),
-            progress=view.stage("reading"),
-        )
-        teach = self._teacher()
-        val = centre_crops(
-            data.val,
-            teach,
-            crop=preprocessing.crop,
-            interpolation=preprocessing.interpolation,
-            resolution_px=self._crop_px,
-            teacher_px=teacher_px,
-        )
-        train = varied_crops(
-            data.train,
-            teach,
-            crops=self._crops,
-            resolution_px=self._crop_px,
-            teacher_px=teacher_px,
-            augment=Augment(flip=0.5, crop_scale=CROP_SCALE, interpolation=preprocessing.interpolation),
-            seed=self._seed,
-            on_progress=view.stage("asking the teacher"),
-        )
-        for i, (made, file) in enumerate(zip((train, val), files, strict=True)):
-            write_crops(made, file, about={**about, "part": i})
-        return train, val
-
-    def _teacher(self) -> Teach:
-        """The last member alone, in the fastest engine there is; its answers are the logarithms of probabilities."""
-        if self._teach is None:
-            net, card = self._teaching.net, self._teaching.card
-            last = _last_member(net)
-            engine = open_batch_engine(last, card.preprocessing, device=self._device, threads=usable_cpus())
-
-            def teach(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-                batch = engine.open(squares)
-                for step in range(len(engine.plan)):
-                    probabilities = engine.run(step, batch)
-                return np.log(np.maximum(probabilities, np.float32(1e-30)))
-
-            self._teach = teach
-        return self._teach
-
-
-def _last_member(net: AnytimeNet) -> AnytimeNet:
-    if not isinstance(net, EANN):
-        return net
-    name, resolution_px = arch_of(net)["members"][-1]
-    trunk = net.trunks[name]
-    assert isinstance(trunk, AnytimeNet)
-    return EANN({name: trunk}, [(name, resolution_px)]).eval()
-
-
-def _file_name(path: str, limit: int | None) -> str:
-    whole = Path(path).resolve()
-    return f"{whole.parent.name}-{whole.name}-{limit or 'all'}".strip("-")
 
 
 def _some(

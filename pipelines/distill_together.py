@@ -1,8 +1,9 @@
-"""Distilling several members of an EANN at once, by the last exit's answers to the very crops that they see."""
+"""Distilling several members of an EANN at once, by answers to the very crops that they see."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import os
@@ -24,7 +25,9 @@ from pipelines.distilled import (
     finished,
     names_of,
     options_of,
+    teaching_weights,
 )
+from pipelines.teaching import CropSource
 from pipelines.train import CHECKPOINTS, TrainResult, checked_name
 from pipelines.train_start import Notes
 from pipelines.train_view import TrainView
@@ -46,8 +49,10 @@ from stream_ann.training.validation import closed
 
 __all__ = ["distill_together"]
 
-_TOGETHER: dict[str, Any] = {"distill": 0.0, "self_distill": 1.0, "self_temperature": 1.0, "weighting": "const"}
-"""The members learn from the last one's last exit, which runs on the same batch anyway."""
+_FRESH: dict[str, Any] = {**RECIPE, "distill": 0.0, "self_distill": 1.0, "self_temperature": 1.0, "weighting": "const"}
+"""The members learn from the last one's last exit, which runs on the same batch."""
+_KEPT: dict[str, Any] = {**RECIPE, "weighting": "const"}
+"""They learn from answers that were asked for before."""
 
 
 def distill_together(
@@ -56,8 +61,13 @@ def distill_together(
     out: str | os.PathLike[str],
     members: Mapping[str, Sequence[int] | None],
     weights: str | os.PathLike[str] = "imagenet",
+    teacher: str | os.PathLike[str] | None = None,
+    teacher_members: Sequence[str] = (),
     keep_blocks: int = 0,
+    crops: int | None = None,
     limit_per_class: int | None = None,
+    crop_px: int | None = None,
+    taught: str | os.PathLike[str] | None = None,
     share: float = 1.0,
     val_fraction: float = 0.05,
     name: str | None = None,
@@ -68,23 +78,29 @@ def distill_together(
     console: Console | None = None,
     **options: Any,
 ) -> TrainResult:
-    """Train members of an EANN to say what its last exit says about the same pictures, crops drawn anew every time.
+    """Train members of an EANN to say what its last exit, or another teacher, says about the same pictures.
 
     Members of one network get a copy of it that differs in its batch norms alone, trained for all their resolutions at
     once. The last member may be among them: its trunk stays as it is, and only gets exits. All new heads end in the
     classifier of their network, which stays as it is too, so that classes that no picture shows are not unlearnt.
 
-    The last member runs for every batch of every epoch, which suits a GPU; with ``mixup`` and ``cutmix`` it answers the
-    mixed pictures ("function matching", Beyer et al., arXiv 2106.05237). On a CPU,
-    :func:`pipelines.distill.distill` asks the teacher once for each crop.
+    Without ``crops``, crops are drawn anew every time, and the last member runs for every batch of every epoch, which
+    suits a GPU; with ``mixup`` and ``cutmix`` it answers the mixed pictures ("function matching", Beyer et al., arXiv
+    2106.05237). With ``crops``, which suits a CPU, the teacher is asked once for each of so many crops of each image.
 
     Args:
-        images: As :func:`pipelines.distill.distill` takes them; they must fit into memory.
+        images: As :func:`pipelines.distill.distill` takes them; they, or the crops, must fit into memory.
         out: Folder for the new weights and their card, ``history.json`` and the checkpoints.
         members: The blocks behind which each member has exits, by the member's name; None for those that it has.
         weights: Name or path of the weights that they belong to.
+        teacher: Name or path of the weights that teach, with ``crops``; by default the same.
+        teacher_members: The members of those that teach, with ``crops``, as ``TRUNK@PIXELS``: their mean is the answer.
+            By default the last one.
         keep_blocks: How many of the first blocks stay as they are, in members other than the last.
+        crops: Crops of each image; None for crops that are drawn anew every time.
         limit_per_class: At most so many images of each class, in folders without a count of their own.
+        crop_px: Side at which crops are kept; by default the greatest resolution of the members.
+        taught: Folder where crops and answers are kept for this run and others; by default in ``out``.
         share: How much of the change is kept in the end, 0 to 1, of the weights that were there before.
         val_fraction: Share of the images that is held out.
         name: Name of the new weights; by default that of the folder.
@@ -113,24 +129,49 @@ def distill_together(
     whole = base.net
     if not isinstance(whole, EANN):
         raise UsageError(f"the weights '{base.card.name}' have no members", "take an EANN, such as imagenet")
-    chosen = options_of({**RECIPE, **_TOGETHER}, options, seed, device)
+    for asked in (teacher, taught, crop_px, teacher_members or None):
+        if asked is not None and crops is None:
+            raise UsageError("a teacher of its own for crops that are drawn anew", "say how many crops are kept")
+    teaching = base if teacher is None else teaching_weights(teacher, base)
+    chosen = options_of(_FRESH if crops is None else _KEPT, options, seed, device)
     check_begun(folder, resume)
     where = device_for(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = _Student(whole, members, keep_blocks)
+        student = _Student(whole, members, keep_blocks, by_last=crops is None)
 
     with TrainView(console) as view:
         notes = Notes(view)
         preprocessing = base.card.preprocessing
-        augment = Augment(flip=0.5, crop_scale=CROP_SCALE, interpolation=preprocessing.interpolation)
-        data = _data(images, base, resolution_of(student.net), limit_per_class, val_fraction, seed, view)
+        augment = Augment(flip=0.5, interpolation=preprocessing.interpolation)
+        answers: Tensor | None = None
+        if crops is None:
+            augment = dataclasses.replace(augment, crop_scale=CROP_SCALE)
+            data = _data(images, base, resolution_of(student.net), limit_per_class, val_fraction, seed, view)
+            taught_by = base.plan.exit_names[-1]
+        else:
+            preprocessing = dataclasses.replace(preprocessing, crop=1.0)
+            source = CropSource(
+                teaching,
+                teacher_members,
+                crops=crops,
+                crop_px=crop_px or resolution_of(student.net),
+                val_fraction=val_fraction,
+                seed=seed,
+                folder=folder / "crops" if taught is None else Path(taught),
+                device=device,
+            )
+            train, val = source.crops(images, limit_per_class, view)
+            data = Data(base.card.name, train.split(base.card.classes), val.split(base.card.classes))
+            answers, taught_by = train.answers, source.teachers
         notes.add(
-            f"{len(data.train):,} images to train {', '.join(members)} on, {len(data.val):,} held out, on {where}"
+            f"{len(data.train):,} {'images' if crops is None else 'crops'} to train {', '.join(members)} on, "
+            f"{len(data.val):,} images held out, on {where}"
         )
         student.net.to(where)
         student.count_norms(data.train, preprocessing, chosen, augment, where)
-        data = _answered(data, student.net, preprocessing, chosen, where)
+        if crops is None:
+            data = _answered(data, student.net, preprocessing, chosen, where)
         trainer = Trainer(
             student.net,
             data,
@@ -138,6 +179,7 @@ def distill_together(
             chosen,
             folder=folder / CHECKPOINTS,
             augment=augment,
+            teacher=answers,
             full_rate=student.fresh_names,
             on_epoch=lambda record: view.epoch(record, chosen.epochs, student.net.plan().exit_names),
             on_progress=view.progress,
@@ -150,24 +192,28 @@ def distill_together(
         facts = {
             "method": "distilled together",
             "data": data_name or names_of(images),
-            "images": len(data.train),
+            "images" if crops is None else "crops": len(data.train),
             "members": list(members),
-            "teacher": {"name": base.card.name, "exit": base.plan.exit_names[-1]},
+            "teacher": {"name": teaching.card.name, "exit": taught_by},
             "share": share,
         }
-        return finished(trainer, base, tuple(members), folder, name, facts, assembled, notes, resume=resume, idle=1)
+        idle = int(student.has_last)
+        return finished(trainer, base, tuple(members), folder, name, facts, assembled, notes, resume=resume, idle=idle)
 
 
 class _Student:
-    """What is trained: the chosen members and the last one, as a net of their own.
+    """What is trained: the chosen members, as a net of their own.
 
     Args:
         net: The EANN that they belong to; nothing in it is changed.
         members: The blocks behind which each has exits, by its name.
         keep_blocks: How many blocks of other members than the last stay as they are.
+        by_last: Whether the last member is needed as a teacher.
     """
 
-    def __init__(self, net: EANN, members: Mapping[str, Sequence[int] | None], keep_blocks: int) -> None:
+    def __init__(
+        self, net: EANN, members: Mapping[str, Sequence[int] | None], keep_blocks: int, *, by_last: bool
+    ) -> None:
         names = [member.name for member in net.members()]
         trunks: dict[str, AnytimeNet] = {}
         self._members = tuple(members)
@@ -182,7 +228,9 @@ class _Student:
                     f"nothing is new in the last member, {member}", "name blocks that it gets exits behind"
                 )
         self._before = {member: copy.deepcopy(trunk) for member, trunk in trunks.items()}
-        numbers = sorted({len(names) - 1, *(names.index(member) for member in members)})
+        self.has_last = by_last or names[-1] in members
+        """Whether the last exit is in the net, which does not learn."""
+        numbers = sorted({*([len(names) - 1] if by_last else []), *(names.index(member) for member in members)})
         self._names = [names[i] for i in numbers]
         # a copy, since parts of it are the other net's own
         self.net = copy.deepcopy(part_of(with_own_trunks(net, trunks, self._shared), numbers))

@@ -35,6 +35,7 @@ __all__ = [
     "finished",
     "names_of",
     "options_of",
+    "teaching_weights",
 ]
 
 RECIPE: dict[str, Any] = {
@@ -77,6 +78,14 @@ def check_begun(folder: Path, resume: bool) -> None:
 def options_of(recipe: Mapping[str, Any], given: Mapping[str, Any], seed: int, device: str) -> TrainOptions:
     """A recipe, but for what was given and is not None."""
     return TrainOptions(**{**recipe, **{k: v for k, v in given.items() if v is not None}}, seed=seed, device=device)
+
+
+def teaching_weights(teacher: str | os.PathLike[str], base: weights_room.Weights) -> weights_room.Weights:
+    """The weights that teach those of ``base``; raises UsageError if they were trained for other classes."""
+    teaching = weights_room.load(teacher)
+    if teaching.card.classes != base.card.classes:
+        raise UsageError(f"the teacher '{teaching.card.name}' was trained for other classes", "take another teacher")
+    return teaching
 
 
 def names_of(images: Sequence[str | os.PathLike[str]]) -> str:

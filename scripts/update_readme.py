@@ -401,6 +401,36 @@ def faults_section() -> str:
     return f"{table(header, rows)}\n\nMeasured by {commands}."
 
 
+def load_section() -> str:
+    """What gives way first where more cameras come than can be refined."""
+    report = result("load")
+    runs = [run for run in report["results"]["simulated"] if not run["burning"]]
+    rows = []
+    for share in dict.fromkeys(run["share_of_most"] for run in runs):
+        alone, watched = (
+            next(run for run in runs if run["share_of_most"] == share and bool(run["visitors"]) is seen)
+            for seen in (False, True)
+        )
+        cells = [f"{share:g}", f"{alone['cameras'] * alone['fps']:.0f}"]
+        cells += [f"{100 * run['coverage']:.1f} %, {run['mean_exits']:.1f} exits" for run in (alone, watched)]
+        rows.append(cells)
+    first = runs[0]
+    machine, cores = report["machine"]["processor"], report["machine"]["cores"]
+    visitors = max(run["visitors"] for run in runs)
+    header = [
+        "share of the most",
+        "frames a second",
+        "answered, how deep",
+        f"the same, {visitors} visitors of the page",
+    ]
+    before = (
+        f"More cameras than can be refined ({first['cameras']}, simulated, one engine on {machine}, {cores} cores): "
+        "depth gives way before coverage. Rates are given as a share of the first exits that the engine can "
+        "reach in a second."
+    )
+    return f"{before}\n\n{table(header, rows)}\n\nMeasured by `{report['command']}`."
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "weights": weights_table,
     "training": training_section,
@@ -411,6 +441,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "label": label_section,
     "frame_rates": frame_rates_section,
     "faults": faults_section,
+    "load": load_section,
 }
 
 

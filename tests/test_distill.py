@@ -20,7 +20,7 @@ from stream_ann.errors import CardError, TrainingError, UsageError
 from stream_ann.nets import EANN, Lite, arch_of, build
 from stream_ann.training.augment import Augment
 from stream_ann.training.data import open_data
-from stream_ann.training.own_trunk import interpolate, own_trunk, with_own_trunk
+from stream_ann.training.own_trunk import interpolate, own_trunk, with_own_trunks
 from stream_ann.training.taught import TaughtCrops, centre_crops, read_crops, varied_crops, write_crops
 from tests.datasets import image_folder
 from tests.small_weights import save_small_eann
@@ -127,7 +127,7 @@ class TestOwnTrunk:
     def test_other_members_keep_theirs_and_common_parts_are_one(self):
         net = eann()
         trunk, _ = own_trunk(net, "lite0@32")
-        made = with_own_trunk(net, "lite0@32", trunk, name="low", shared=["stem", "blocks.0"])
+        made = with_own_trunks(net, {"lite0@32": trunk}, ["stem", "blocks.0"], {"lite0@32": "low"})
         assert made.plan().exit_names == ("low@32", "lite0@64")
         assert trunk.stem[0].weight is net.trunks["lite0"].stem[0].weight
         assert trunk.blocks[1].expand[0].weight is not net.trunks["lite0"].blocks[1].expand[0].weight
@@ -138,7 +138,7 @@ class TestOwnTrunk:
     def test_folding_leaves_common_parts_as_they_answer(self):
         net = eann()
         trunk, _ = own_trunk(net, "lite0@32")
-        made = with_own_trunk(net, "lite0@32", trunk, name="low", shared=["stem", "blocks.0"])
+        made = with_own_trunks(net, {"lite0@32": trunk}, ["stem", "blocks.0"], {"lite0@32": "low"})
         images = torch.randn(1, 3, 64, 64)
         with torch.no_grad():
             before = made(images)
@@ -150,19 +150,19 @@ class TestOwnTrunk:
         net = eann()
         single = EANN({"lite0": net.trunks["lite0"]}, [("lite0", 32)])
         trunk, _ = own_trunk(single, "lite0@32", exits=[4])
-        made = with_own_trunk(single, "lite0@32", trunk, name="lite0", shared=["stem"])
+        made = with_own_trunks(single, {"lite0@32": trunk}, ["stem"], {"lite0@32": "lite0"})
         assert made.plan().exit_names == ("lite0@32 1", "lite0@32 2")
         assert "tied" not in arch_of(made)
 
     def test_a_trunk_that_is_trained_again_still_has_the_common_parts(self):
         net = eann()
         trunk, _ = own_trunk(net, "lite0@32")
-        first = with_own_trunk(net, "lite0@32", trunk, name="low", shared=["stem", "blocks.0", "blocks.1"])
+        first = with_own_trunks(net, {"lite0@32": trunk}, ["stem", "blocks.0", "blocks.1"], {"lite0@32": "low"})
         again, _ = own_trunk(first, "low@32")
-        made = with_own_trunk(first, "low@32", again, name="low", shared=["stem", "blocks.0"])
+        made = with_own_trunks(first, {"low@32": again}, ["stem", "blocks.0"], {"low@32": "low"})
         assert arch_of(made)["tied"] == {"low": ["lite0", ["stem", "blocks.0"]]}
         with pytest.raises(UsageError, match="which other members run"):
-            with_own_trunk(first, "low@32", again, name="lite0")
+            with_own_trunks(first, {"low@32": again}, (), {"low@32": "lite0"})
 
     @pytest.mark.parametrize(
         "tied",
@@ -347,8 +347,39 @@ class TestTogether:
         code, _, err = run("distill", folder, "--out", tmp_path / "two", *words, "--exits", "4")
         assert code == 2 or "--exits for several members" in err
 
+    def test_members_with_networks_of_their_own_are_trained_further_by_other_teachers(self, together, folder, tmp_path):
+        """On a CPU: the teachers' answers are kept, and what the members have in common stays in common."""
+        options: dict[str, Any] = {"batch_size": 6, "epochs": 2, "val_fraction": 0.25, "device": "cpu", "lr": 5e-3}
+        made = distill_together(
+            [folder],
+            out=tmp_path / "out",
+            weights=together.path,
+            members={"lite0@32": None, "lite0@48": None},
+            crops=2,
+            teacher_members=["lite0@64", "lite1@40"],
+            **options,
+        )
+        training = made.card.training
+        assert training["teacher"]["exit"] == "lite0@64, lite1@40"
+        assert training["crops"] == 36
+        old, new = weights_room.load(together.path), weights_room.load(made.path.parent)
+        assert all(check.ok for check in weights_room.verify(made.path.parent))
+        assert new.plan.exit_names == old.plan.exit_names
+        small, middle, whole = (new.net.trunks[name] for name in ("lite0-32", "lite0-48", "lite0"))
+        assert middle.blocks[3].expand[0].weight is small.blocks[3].expand[0].weight
+        assert middle.blocks[3].expand[1].weight is not small.blocks[3].expand[1].weight
+        assert small.heads["4"].linear.weight is whole.heads["15"].linear.weight
+        assert not small.blocks[3].expand[0].weight.equal(old.net.trunks["lite0-32"].blocks[3].expand[0].weight)
+        losses = [record.train_loss for record in made.history.records]
+        assert losses[1][1] < losses[0][1]
+
     def test_refusals(self, three, folder, tmp_path):
         options: dict[str, Any] = {"out": tmp_path / "out", "weights": three, "device": "cpu"}
+        with pytest.raises(UsageError, match="say how many crops are kept"):
+            distill_together([folder], members={"lite0@32": None, "lite0@48": None}, teacher=three, **options)
+        given = {"members": {"lite0@32": None, "lite0@48": None}, "crops": 1, "teacher_members": ["lite2@40"]}
+        with pytest.raises(UsageError, match="no member 'lite2@40' to learn from"):
+            distill_together([folder], **given, **options)
         with pytest.raises(UsageError, match="nothing is new in the last member"):
             distill_together([folder], members={"lite0@32": None, "lite1@72": None}, **options)
         with pytest.raises(UsageError, match="no member is called"):

@@ -18,7 +18,6 @@ __all__ = [
     "interpolate",
     "own_trunk",
     "part_of",
-    "with_own_trunk",
     "with_own_trunks",
 ]
 
@@ -70,7 +69,7 @@ def frozen(trunk: AnytimeNet, blocks: int) -> tuple[str, ...]:
         blocks: How many of the first blocks are kept; 0 for none, and neither the stem.
 
     Returns:
-        The names of the parts that stay, which :func:`with_own_trunk` can leave to another trunk.
+        The names of the parts that stay, which :func:`with_own_trunks` can leave to another trunk.
 
     Raises:
         UsageError: There are not as many blocks, or the network has no stem and blocks.
@@ -86,43 +85,6 @@ def frozen(trunk: AnytimeNet, blocks: int) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def with_own_trunk(net: AnytimeNet, member: str, trunk: AnytimeNet, *, name: str, shared: Sequence[str] = ()) -> EANN:
-    """An EANN like another one, in which a member runs another trunk.
-
-    Args:
-        net: The EANN; its other trunks are used, not copied.
-        member: The member's name.
-        trunk: What it runs.
-        name: What the trunk is called.
-        shared: Parts that are the same as in the trunk that it ran so far: they are stored once, if another member
-            still runs that trunk, or one that it had these parts in common with.
-
-    Raises:
-        UsageError: There is no such member, or the name is taken.
-    """
-    old, resolution_px = _member(net, member)
-    assert isinstance(net, EANN)
-    arch = net.arch
-    members = [(name, px) if (t, px) == (old, resolution_px) else (t, px) for t, px in arch["members"]]
-    others = {t for t, px in arch["members"] if (t, px) != (old, resolution_px)}
-    if name in others:
-        raise UsageError(f"there is a trunk '{name}' already, which other members run", "choose another name")
-    trunks: dict[str, AnytimeNet] = {}
-    for key in arch["trunks"]:
-        kept = net.trunks[key]
-        if key in others and isinstance(kept, AnytimeNet):
-            trunks[key] = kept
-    before = {key: (source, parts) for key, (source, parts) in arch.get("tied", {}).items()}
-    tied = {key: (source, parts) for key, (source, parts) in before.items() if {key, source} <= others}
-    if old in others:
-        tied[name] = (old, list(shared))
-    elif old in before and before[old][0] in others:
-        # what was the same as in a third trunk still is, as far as it stayed
-        tied[name] = (before[old][0], [part for part in before[old][1] if part in shared])
-    trunks[name] = trunk
-    return EANN(trunks, members, tied).eval()
-
-
 def in_common(trunk: AnytimeNet) -> tuple[str, ...]:
     """Names of the parts of a trunk that do not depend much on the resolution: all convolutions and classifiers.
 
@@ -133,50 +95,57 @@ def in_common(trunk: AnytimeNet) -> tuple[str, ...]:
     return tuple(name for name, part in parts if isinstance(part, nn.Conv2d | nn.Linear))
 
 
-def with_own_trunks(net: EANN, own: Mapping[str, AnytimeNet], shared: Sequence[str] = ()) -> EANN:
-    """An EANN like another one, in which several members run other trunks.
+def with_own_trunks(
+    net: AnytimeNet, own: Mapping[str, AnytimeNet], shared: Sequence[str] = (), names: Mapping[str, str] | None = None
+) -> EANN:
+    """An EANN like another one, in which some members run other trunks.
 
-    Trunks that replace one and the same have all but their batch norms in common; the first of them has ``shared`` in
-    common with the replaced one, if another member still runs that.
+    Trunks that replace one and the same have all but their batch norms in common. Those that replace trunks which had
+    something in common still have that; what a replaced trunk has in common with one that other members still run is
+    what ``shared`` says.
 
     Args:
-        net: The EANN; its other trunks are used, not copied. What it had in common between trunks that are replaced
-            is stored anew.
-        own: The trunk of each member, by the member's name. It is called by the old one with the resolution, or as the
-            old one if no other member runs that.
-        shared: Parts of a replaced trunk that its replacement has in common with it.
+        net: The EANN; its other trunks are used, not copied.
+        own: The trunk of each member, by the member's name.
+        shared: Parts of the replaced trunks that stayed as they were: they are stored once.
+        names: What trunks are called, by the member's name; by default the old one with the resolution, or as the old
+            one if no other member runs that.
 
     Raises:
         UsageError: There is no such member, or a name is taken.
     """
+    replaced = {_member(net, member): (member, trunk) for member, trunk in own.items()}
+    assert isinstance(net, EANN)
     places = [(str(name), int(px)) for name, px in net.arch["members"]]
-    replaced = {_member(net, member): trunk for member, trunk in own.items()}
-    staying = [name for name, px in places if (name, px) not in replaced]
+    staying = {name for name, px in places if (name, px) not in replaced}
+    before = {name: (source, list(parts)) for name, (source, parts) in net.arch.get("tied", {}).items()}
     trunks: dict[str, AnytimeNet] = {}
     for name in net.arch["trunks"]:
-        trunk = net.trunks[name]
-        if name in staying and isinstance(trunk, AnytimeNet):
-            trunks[name] = trunk
-    tied = {
-        name: (source, list(parts))
-        for name, (source, parts) in net.arch.get("tied", {}).items()
-        if name in trunks and source in trunks
-    }
+        kept = net.trunks[name]
+        if name in staying and isinstance(kept, AnytimeNet):
+            trunks[name] = kept
+    tied = {name: (source, parts) for name, (source, parts) in before.items() if {name, source} <= staying}
     members: list[tuple[str, int]] = []
-    firsts: dict[str, str] = {}
+    firsts: dict[str, str] = {}  # the first trunk that replaces each
     for name, px in places:
         if (name, px) not in replaced:
             members.append((name, px))
             continue
-        trunk = replaced[name, px]
+        member, trunk = replaced[name, px]
         alone = sum(other == name for other, _ in places) == 1
-        called = name if alone else f"{name}-{px}"
+        called = (names or {}).get(member) or (name if alone else f"{name}-{px}")
         if called in trunks:
-            raise UsageError(f"there is a trunk '{called}' already", "train that member instead")
+            raise UsageError(f"there is a trunk '{called}' already, which other members run", "choose another name")
         if name in firsts:
             tied[called] = (firsts[name], list(in_common(trunk)))
-        elif name in staying and shared:
+        elif name in staying:
             tied[called] = (name, list(shared))
+        elif name in before:
+            source, parts = before[name]
+            if source in staying:
+                tied[called] = (source, [part for part in parts if part in shared])
+            elif source in firsts:
+                tied[called] = (firsts[source], parts)
         firsts.setdefault(name, called)
         trunks[called] = trunk
         members.append((called, px))
