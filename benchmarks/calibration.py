@@ -18,13 +18,12 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import report
-from benchmarks.photographs import Part, outputs_of
+from benchmarks.photographs import options_of, outputs_of
 from stream_ann.card import Card
 from stream_ann.training.calibrate import Calibration, calibrate
 from stream_ann.training.early_exit import NEVER
@@ -158,18 +157,9 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> int:
     """Parse the command line, measure, and give the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fit", type=Part.parse, nargs="+", required=True, help="folders to fit to")
-    parser.add_argument("--report", type=Part.parse, nargs="+", default=[], help="folders of other images to report on")
-    parser.add_argument("--weights", default="imagenet", help="name or path of weights")
-    parser.add_argument("--data-name", help="what the card calls the images fitted to; by default the folders' names")
+    parser = options_of(__doc__, fitted="temperatures, thresholds and weights of exits")
     parser.add_argument("--report-name", help="what the card calls the first folder reported on")
-    parser.add_argument("--keep", type=Path, help="folder where logits are kept for the next time")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="which images are for what")
-    parser.add_argument("--into-card", action="store_true", help="write what was found into the card")
     return report.run_checked(measure, parser.parse_args(), positive=("batch_size", "threads"))
 
 

@@ -1,7 +1,7 @@
 """How often hedged labels are right and how much they say, with thresholds that were fitted on other images.
 
 Run from the root of the repository, with folders of training and of held-out photographs whose subfolders are named by
-class or by WordNet id; ``FOLDER:4`` takes four images of each class::
+class or by WordNet id; ``FOLDER:4`` takes four images of each class. The weights must have ImageNet's classes::
 
     python -m benchmarks.hedging --fit PHOTOS/train TINY/train:20 --report PHOTOS/val TINY/val:20 --out hedging.json
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import report
-from benchmarks.photographs import Part, outputs_of
+from benchmarks.photographs import options_of, outputs_of
 from stream_ann.card import Card
 from stream_ann.labels import bundled_hierarchy
 from stream_ann.labels.hedging import TARGETS, Concepts, HedgeCalibration, fit_thresholds, outcomes
@@ -117,16 +116,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> int:
     """Parse the command line, measure, and give the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fit", type=Part.parse, nargs="+", required=True, help="folders to fit thresholds to")
-    parser.add_argument("--report", type=Part.parse, nargs="+", default=[], help="folders of other images to report on")
-    parser.add_argument("--weights", default="imagenet", help="name or path of weights with ImageNet's classes")
-    parser.add_argument("--data-name", help="what the card calls the images; by default the folders' names")
-    parser.add_argument("--keep", type=Path, help="folder where logits are kept for the next time")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--into-card", action="store_true", help="write the thresholds into the card")
+    parser = options_of(__doc__, fitted="thresholds")
     return report.run_checked(measure, parser.parse_args(), positive=("batch_size", "threads"))
 
 

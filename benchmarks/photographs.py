@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import sys
 from collections import defaultdict
@@ -21,7 +22,7 @@ from stream_ann.preprocess import Preprocessing, preprocess
 from stream_ann.training.outputs import Outputs
 from stream_ann.weights import Weights
 
-__all__ = ["WORDNET_IDS", "Part", "labelled", "logits_of", "outputs_of"]
+__all__ = ["WORDNET_IDS", "Part", "labelled", "logits_of", "options_of", "outputs_of"]
 
 WORDNET_IDS = Path(__file__).resolve().parent.parent / "stream_ann" / "assets" / "imagenet-wordnet-ids.tsv"
 
@@ -47,6 +48,26 @@ class Part:
         """The folder with the one that it is in, e.g. ``tiny/train``."""
         folder = self.folder.resolve()
         return f"{folder.parent.name}/{folder.name}"
+
+
+def options_of(doc: str | None, *, fitted: str) -> argparse.ArgumentParser:
+    """The options of a measurement that fits something to some photographs and reports on others.
+
+    Args:
+        doc: What the measurement says about itself.
+        fitted: What is fitted, fit to be read after "to write" and "to fit".
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fit", type=Part.parse, nargs="+", required=True, help=f"folders to fit {fitted} to")
+    parser.add_argument("--report", type=Part.parse, nargs="+", default=[], help="folders of other images to report on")
+    parser.add_argument("--weights", default="imagenet", help="name or path of weights")
+    parser.add_argument("--data-name", help="what the card calls the images fitted to; by default the folders' names")
+    parser.add_argument("--keep", type=Path, help="folder where logits are kept for the next time")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--into-card", action="store_true", help=f"write {fitted} into the card")
+    return parser
 
 
 def labelled(part: Part, weights: Weights) -> tuple[list[Path], NDArray[np.int64]]:

@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import ReadoutChoice, reported, say
+from commands.shared import (
+    DeviceOption,
+    EngineChoice,
+    EngineOption,
+    ReadoutChoice,
+    ThreadsOption,
+    WeightsOption,
+    reported,
+    say,
+)
 
 __all__ = ["bench"]
 
@@ -44,7 +53,6 @@ def bench(
     arrivals: Annotated[
         str, typer.Option(help="regular, jittered, or a file of recorded arrivals, such as one of live --events.")
     ] = "regular",
-    weights: Annotated[str, typer.Option(help="Name of bundled weights, or path of a weights file.")] = "imagenet",
     policy: Annotated[
         str | None,
         typer.Option(
@@ -63,11 +71,10 @@ def bench(
         str,
         typer.Option(help="Rivals: fixed, torchvision's (NAME or NAME=FILE.pth), .onnx or .xml files, none."),
     ] = "fixed",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto or the name of an engine.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads on the CPU; by default one core is left to the decoder.")
-    ] = None,
+    weights: WeightsOption = "imagenet",
+    device: DeviceOption = "auto",
+    engine: EngineOption = EngineChoice.auto,
+    threads: ThreadsOption = None,
     duration_s: Annotated[
         float | None, typer.Option(help="How long each run lasts (10; on paper alone the whole film).")
     ] = None,
@@ -134,7 +141,7 @@ def bench(
         fps=rates,
         weights=weights,
         device=device,
-        engine=engine,
+        engine=engine.value,
         threads=threads,
         labels=labels,
         class_map=class_map,

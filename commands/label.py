@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import ClassesOption, HedgeOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
+from commands.shared import (
+    NETWORK,
+    ClassesOption,
+    DeviceOption,
+    EngineChoice,
+    EngineOption,
+    HedgeOption,
+    HierarchyOption,
+    PrecisionChoice,
+    PrecisionOption,
+    ReadoutChoice,
+    SmoothOption,
+    WeightsOption,
+    reported,
+)
 
 __all__ = ["TableFormat", "label"]
 
@@ -62,9 +76,6 @@ def label(
         bool, typer.Option("--keyframes-only", help="Label only key frames; no other is decoded.", rich_help_panel=WHAT)
     ] = False,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes of each frame.", rich_help_panel=WHAT)] = 5,
-    weights: Annotated[
-        str, typer.Option(help="Name of bundled weights, or path of a weights file.", rich_help_panel=WHAT)
-    ] = "imagenet",
     classes: ClassesOption = None,
     smooth_s: SmoothOption = 0.0,
     hedge: HedgeOption = None,
@@ -101,11 +112,12 @@ def label(
     readout: Annotated[
         ReadoutChoice, typer.Option(help="Which answer the exits reached give together.", rich_help_panel=SPEED)
     ] = ReadoutChoice.latest,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=SPEED)] = "auto",
-    engine: Annotated[str, typer.Option(help="auto or the name of an engine.", rich_help_panel=SPEED)] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=SPEED)] = "auto",
+    weights: WeightsOption = "imagenet",
+    device: DeviceOption = "auto",
+    engine: EngineOption = EngineChoice.auto,
+    precision: PrecisionOption = PrecisionChoice.auto,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Frames that run together.", rich_help_panel=SPEED)
+        int | None, typer.Option(min=1, help="Frames that run together.", rich_help_panel=NETWORK)
     ] = None,
     workers: Annotated[
         int | None,
@@ -163,8 +175,8 @@ def label(
         strict=strict,
         weights=weights,
         device=device,
-        engine=engine,
-        precision=precision,
+        engine=engine.value,
+        precision=precision.value,
         confidence=None if confidence is None else confidence_from(confidence),
         max_drop=max_drop,
         max_exit=max_exit,

@@ -8,7 +8,23 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import LABELS, ClassesOption, HedgeOption, HierarchyOption, ReadoutChoice, SmoothOption, reported
+from commands.shared import (
+    LABELS,
+    NETWORK,
+    ClassesOption,
+    DeviceOption,
+    EngineChoice,
+    EngineOption,
+    HedgeOption,
+    HierarchyOption,
+    PrecisionChoice,
+    PrecisionOption,
+    ReadoutChoice,
+    SmoothOption,
+    ThreadsOption,
+    WeightsOption,
+    reported,
+)
 
 __all__ = ["View", "live"]
 
@@ -21,24 +37,6 @@ class View(StrEnum):
     web = "web"
     terminal = "terminal"
     none = "none"
-
-
-class EngineChoice(StrEnum):
-    """Values of ``--engine``."""
-
-    auto = "auto"
-    torch = "torch"
-    openvino = "openvino"
-    cuda = "cuda"
-
-
-class PrecisionChoice(StrEnum):
-    """Values of ``--precision``."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 class PolicyChoice(StrEnum):
@@ -123,35 +121,18 @@ def live(
     webcam_fps: Annotated[
         float | None, typer.Option(help="Frames a second to ask a webcam for.", rich_help_panel=_SOURCES)
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(help="Name of bundled weights, or path of a weights file.", rich_help_panel=_REFINEMENT),
-    ] = "imagenet",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_REFINEMENT)] = "auto",
-    engine: Annotated[
-        EngineChoice,
-        typer.Option(
-            help="What runs the network; auto takes the fastest that is installed.", rich_help_panel=_REFINEMENT
-        ),
-    ] = EngineChoice.auto,
-    precision: Annotated[
-        PrecisionChoice,
-        typer.Option(help="Type of weights and features; auto is the engine's best.", rich_help_panel=_REFINEMENT),
-    ] = PrecisionChoice.auto,
+    weights: WeightsOption = "imagenet",
+    device: DeviceOption = "auto",
+    engine: EngineOption = EngineChoice.auto,
+    precision: PrecisionOption = PrecisionChoice.auto,
     compile_steps: Annotated[
         bool,
-        typer.Option(
-            "--compile", help="Compile the torch engine's steps; takes a minute.", rich_help_panel=_REFINEMENT
-        ),
+        typer.Option("--compile", help="Compile the torch engine's steps; takes a minute.", rich_help_panel=NETWORK),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads on the CPU; by default one core is left to the decoder.",
-            rich_help_panel=_REFINEMENT,
-        ),
-    ] = None,
+    threads: ThreadsOption = None,
+    queue_depth: Annotated[
+        int, typer.Option(min=1, help="Steps that a GPU is given ahead.", rich_help_panel=NETWORK)
+    ] = 1,
     policy: Annotated[
         PolicyChoice | None,
         typer.Option(
@@ -191,10 +172,6 @@ def live(
             rich_help_panel=_REFINEMENT,
         ),
     ] = False,
-    queue_depth: Annotated[
-        int,
-        typer.Option(min=1, help="Steps that a GPU is given ahead.", rich_help_panel=_REFINEMENT),
-    ] = 1,
     classes: ClassesOption = None,
     smooth_s: SmoothOption = 0.0,
     hedge: HedgeOption = None,

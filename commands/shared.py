@@ -14,17 +14,65 @@ import typer
 
 __all__ = [
     "LABELS",
+    "NETWORK",
     "ClassesOption",
+    "DeviceOption",
+    "EngineChoice",
+    "EngineOption",
     "HedgeOption",
     "HierarchyOption",
+    "PrecisionChoice",
+    "PrecisionOption",
     "ReadoutChoice",
     "SmoothOption",
     "State",
+    "ThreadsOption",
+    "WeightsOption",
     "report_usage",
     "reported",
     "say",
     "say_data",
     "table",
+]
+
+
+class EngineChoice(StrEnum):
+    """Values of ``--engine``."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+    cuda = "cuda"
+
+
+class PrecisionChoice(StrEnum):
+    """Values of ``--precision``."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+NETWORK = "Network"
+"""The panel of the options that say which network runs, and how."""
+WeightsOption = Annotated[
+    str, typer.Option(help="Name of bundled weights, or path of a weights file.", rich_help_panel=NETWORK)
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=NETWORK)]
+EngineOption = Annotated[
+    EngineChoice,
+    typer.Option(help="What runs the network; auto takes the fastest that is installed.", rich_help_panel=NETWORK),
+]
+PrecisionOption = Annotated[
+    PrecisionChoice,
+    typer.Option(help="Type of weights and features; auto is the engine's best.", rich_help_panel=NETWORK),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Threads on the CPU; by default one core is left to the decoder.", rich_help_panel=NETWORK
+    ),
 ]
 
 LABELS = "Labels"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream_ann.nets.contract import Plan
 
-__all__ = ["Answer", "LaneEngine"]
+__all__ = ["Answer", "LaneEngine", "check_different"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +22,16 @@ class Answer:
     """The exit's probability of each class, float32 [classes]. The caller owns the array."""
     device_s: float | None
     """How long the device worked on the step, in seconds; None where the engine cannot tell."""
+
+
+def check_different(lanes: Sequence[int]) -> None:
+    """See to it that lanes may run a step together.
+
+    Raises:
+        ValueError: If there is none, or one occurs twice.
+    """
+    if not lanes or len(set(lanes)) != len(lanes):
+        raise ValueError(f"lanes must be different ones, and at least one, got {list(lanes)}")
 
 
 class LaneEngine(Protocol):

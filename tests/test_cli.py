@@ -101,7 +101,15 @@ class TestHelp:
         assert re.fullmatch(r"stream-ann \d+\.\d+\.\d+\n", out)
 
     @pytest.mark.parametrize(
-        "args", [["live"], ["live", "demo", "--no-such"], ["live", "demo", "--top-k", "0"], ["nothing"]]
+        "args",
+        [
+            ["live"],
+            ["live", "demo", "--no-such"],
+            ["live", "demo", "--top-k", "0"],
+            ["label", "demo", "--out", "-", "--engine", "none"],
+            ["bench", "--engine", "none"],
+            ["nothing"],
+        ],
     )
     def test_wrong_usage_is_exit_code_2(self, args):
         assert run(*args)[0] == 2

@@ -21,7 +21,7 @@ from stream_ann.engines.cuda_together import Together
 from stream_ann.engines.opening import checked_temperatures, device_error, time_steps, time_together
 from stream_ann.engines.times import BatchTimes
 from stream_ann.errors import DeviceError
-from stream_ann.lanes import Answer
+from stream_ann.lanes import Answer, check_different
 from stream_ann.nets.contract import AnytimeNet, Plan
 from stream_ann.preprocess import Preprocessing, centre_square
 
@@ -260,8 +260,7 @@ class CudaEngine:
             ValueError: If the step cannot be run now in one of them, or a lane occurs twice.
             DeviceError: If the device fails.
         """
-        if not lanes or len(set(lanes)) != len(lanes):
-            raise ValueError(f"lanes must be different ones, and at least one, got {list(lanes)}")
+        check_different(lanes)
         if self._together is None:
             return np.stack([self.run(step, lane=lane) for lane in lanes])
         banks = [self._lane(lane).bank for lane in lanes]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stream_ann.engines.opening import time_steps, time_together
 from stream_ann.engines.times import BatchTimes
-from stream_ann.lanes import Answer
+from stream_ann.lanes import Answer, check_different
 from stream_ann.nets.contract import Plan, State
 
 __all__ = ["Lane", "LanedEngine"]
@@ -138,8 +138,7 @@ class LanedEngine(ABC):
             ValueError: If the step cannot be run now in one of them, or a lane occurs twice.
             DeviceError: If the device fails.
         """
-        if not lanes or len(set(lanes)) != len(lanes):
-            raise ValueError(f"lanes must be different ones, and at least one, got {list(lanes)}")
+        check_different(lanes)
         begun_s = time.perf_counter()
         probabilities = self._checked(step, lanes)
         self._times.add(step, len(lanes), time.perf_counter() - begun_s)

@@ -11,11 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Mean", "Shown", "last_shown", "mean_of", "moments", "ratio_of", "streaming_correct"]
+__all__ = [
+    "Mean",
+    "Shown",
+    "check_same_frames",
+    "last_shown",
+    "mean_of",
+    "moments",
+    "ratio_of",
+    "streaming_correct",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,21 @@ def streaming_correct(
     return np.array(right, dtype=np.bool_)
 
 
+def check_same_frames(one: NDArray[Any], other: NDArray[Any], scenes: NDArray[np.intp]) -> None:
+    """See to it that two contenders can be compared.
+
+    Args:
+        one: A value for each frame, [N].
+        other: The same of the other one, [N].
+        scenes: Which scene each frame belongs to, intp [N].
+
+    Raises:
+        ValueError: If there are no frames, or the three differ in length.
+    """
+    if not len(one) == len(other) == len(scenes) or not len(scenes):
+        raise ValueError(f"{len(one)} and {len(other)} values for {len(scenes)} frames' scenes")
+
+
 def mean_of(values: NDArray[np.bool_] | NDArray[np.float64], scenes: NDArray[np.intp]) -> Mean:
     """A mean over frames whose standard error knows that frames of one scene are not independent.
 
@@ -135,8 +160,7 @@ def ratio_of(numerator: NDArray[np.float64], denominator: NDArray[np.float64], s
     Raises:
         ValueError: If there are no frames, or the three differ in length.
     """
-    if not len(numerator) == len(denominator) == len(scenes) or not len(scenes):
-        raise ValueError(f"{len(numerator)} and {len(denominator)} values for {len(scenes)} frames' scenes")
+    check_same_frames(numerator, denominator, scenes)
     above, below = float(numerator.sum()), float(denominator.sum())
     if below == 0:
         return Mean(1.0 if above == 0 else math.inf, None)

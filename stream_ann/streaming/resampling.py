@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ann.streaming.accuracy import Mean
+from stream_ann.streaming.accuracy import Mean, check_same_frames
 
 __all__ = ["mean_of_means", "paired_ratio", "ratios_to_best"]
 
@@ -35,8 +35,7 @@ def paired_ratio(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], scenes: NDA
     Raises:
         ValueError: If there are no frames, or the three differ in length.
     """
-    if not len(ours) == len(theirs) == len(scenes) or not len(scenes):
-        raise ValueError(f"{len(ours)} and {len(theirs)} values for {len(scenes)} frames' scenes")
+    check_same_frames(ours, theirs, scenes)
     above, below = _by_scene(ours, scenes), _by_scene(theirs, scenes)
     if not below.any():
         return Mean(math.inf if above.any() else 1.0, None)

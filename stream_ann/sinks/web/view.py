@@ -38,7 +38,16 @@ class _Server:
 
     _thread_name = "stream-ann server"
 
-    def __init__(self, access: Access) -> None:
+    def __init__(
+        self,
+        poll: Callable[[], Sequence[LiveStatus]],
+        exit_names: Sequence[str],
+        *,
+        access: Access,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._feed = Feed(poll, exit_names)
+        self._metrics = metrics or Metrics(poll, exit_names)
         self._access = access
         self._socket = _listen(access)
         self.port: int = self._socket.getsockname()[1]
@@ -133,25 +142,13 @@ class WebView(_Server):
         poll: Gives the present status of every source; called by the server's thread. Must not wait.
         exit_names: Name of each exit of the plan, in order.
         access: Where to listen, and who may look.
-        metrics: What ``/metrics`` gives.
+        metrics: What ``/metrics`` gives; by default only what ``poll`` says.
 
     Raises:
         OutputError: If the address cannot be listened on.
     """
 
     _thread_name = "stream-ann web view"
-
-    def __init__(
-        self,
-        poll: Callable[[], Sequence[LiveStatus]],
-        exit_names: Sequence[str],
-        *,
-        access: Access,
-        metrics: Metrics | None = None,
-    ) -> None:
-        super().__init__(access)
-        self._feed = Feed(poll, exit_names)
-        self._metrics = metrics or Metrics(poll, exit_names)
 
     def put(self, result: FrameResult) -> None:
         """Take in one result; neither waits nor raises."""
@@ -169,25 +166,13 @@ class MetricsServer(_Server):
         poll: Gives the present status of every source; called by the server's thread. Must not wait.
         exit_names: Name of each exit of the plan, in order.
         access: Where to listen, and who may look.
-        metrics: What ``/metrics`` gives.
+        metrics: What ``/metrics`` gives; by default only what ``poll`` says.
 
     Raises:
         OutputError: If the address cannot be listened on.
     """
 
     _thread_name = "stream-ann metrics"
-
-    def __init__(
-        self,
-        poll: Callable[[], Sequence[LiveStatus]],
-        exit_names: Sequence[str],
-        *,
-        access: Access,
-        metrics: Metrics,
-    ) -> None:
-        super().__init__(access)
-        self._feed = Feed(poll, exit_names)
-        self._metrics = metrics
 
     @property
     def url(self) -> str:
