@@ -95,6 +95,11 @@ class TestHelp:
         code = "import sys, cli; assert not {'torch', 'cv2', 'av', 'numpy'} & set(sys.modules), sys.modules.keys()"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
+    def test_live_does_without_what_takes_seconds_to_import_and_only_training_needs(self, small):
+        options = [*LIVE, *small, "demo", "--no-realtime", "--max-frames", "1"]
+        code = f"import sys, cli; cli.app({options}, standalone_mode=False); sys.exit('torchvision' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
     def test_version(self):
         code, out, err = run("--version")
         assert code == 0, err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import inspect
 import io
 import os
@@ -56,9 +57,8 @@ def key_of(net: AnytimeNet) -> str | None:
             digest.update(path.read_bytes())
     except OSError:
         return None
-    import torchvision
-
-    versions = (torch.__version__, torchvision.__version__, openvino().__version__)
+    # torchvision takes a second to import, where none of its networks runs
+    versions = (torch.__version__, importlib.metadata.version("torchvision"), openvino().__version__)
     processor = (core().get_property("CPU", "FULL_DEVICE_NAME"), sorted(capabilities()))
     digest.update(repr((versions, processor)).encode())
     return digest.hexdigest()

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
 
 from stream_ann.errors import UsageError
 from stream_ann.preprocess import Interpolation, centre_square
@@ -206,10 +205,12 @@ def mix(
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not 0 <= alpha < math.inf:
             raise UsageError(f"{name} must be 0 or more, got {alpha}")
+    if not (mixup or cutmix):
+        return images, F.one_hot(labels, classes).float()
+    from torchvision.transforms import v2  # takes a second to import, and labelling needs other parts of this room
+
     chosen = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
     chosen += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []
-    if not chosen:
-        return images, F.one_hot(labels, classes).float()
     which = int(torch.randint(len(chosen), (), generator=generator))
     seed = int(torch.randint(2**62, (), generator=generator))
     # torchvision draws from the global generator of the CPU. It is lent a seed and put back; those of other devices

@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from stream_ann.errors import SourceError
 
@@ -63,6 +62,8 @@ def read_arrays(name: ArrayName, root: Path, *, download: bool) -> ArraySet:
     Raises:
         SourceError: It is not there, is damaged, or cannot be downloaded.
     """
+    from torchvision import datasets  # takes a second to import
+
     makers: dict[ArrayName, Callable[..., Any]] = {
         "cifar10": datasets.CIFAR10,
         "cifar100": datasets.CIFAR100,
@@ -82,6 +83,8 @@ def fetch_imagenette(root: Path, *, download: bool) -> tuple[Path, dict[str, str
     Raises:
         SourceError: It is not there, or cannot be downloaded.
     """
+    from torchvision import datasets
+
     found = _fetched("imagenette", root, download, datasets.Imagenette, split="train", size=IMAGENETTE_SIZE)
     names = {folder: names[0] for folder, names in zip(found.wnids, found.classes, strict=True)}
     return root / f"imagenette2-{IMAGENETTE_SIZE.removesuffix('px')}", names

@@ -9,7 +9,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as V
 
 __all__ = ["OPERATIONS", "jitter_colour", "trivial_augment"]
 
@@ -159,10 +158,14 @@ def _rotate(images: Tensor, amounts: Tensor) -> Tensor:
 
 
 def _autocontrast(images: Tensor, amounts: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional as V  # takes a second to import
+
     return cast(Tensor, V.autocontrast(images))
 
 
 def _equalize(images: Tensor, amounts: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional as V
+
     return cast(Tensor, V.equalize(images))
 
 
