@@ -61,6 +61,9 @@ def distill(
     temperature: Annotated[float | None, typer.Option(help="What softens the answers that are matched.")] = None,
     mixup: Annotated[float | None, typer.Option(help="Parameter of mixup; of several members only.")] = None,
     cutmix: Annotated[float | None, typer.Option(help="Parameter of CutMix; of several members only.")] = None,
+    amp: Annotated[
+        str | None, typer.Option(help="bfloat16, float32, or auto: bfloat16 on a GPU. CPUs of late have it too.")
+    ] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of the images that is held out.")] = 0.05,
     name: Annotated[str | None, typer.Option(help="Name of the weights; by default the folder's.")] = None,
     data_name: Annotated[str | None, typer.Option(help="What the card calls the images.")] = None,
@@ -98,6 +101,7 @@ def distill(
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
+        "amp": amp,
     }
     if len(member or ()) > 1:
         for given, option in ((exits, "--exits"), (called, "--called")):

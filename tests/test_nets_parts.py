@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stream_ann.errors import CardError, UsageError
 from stream_ann.nets import EANN, AnytimeNet, Lite, Member, ResANN, State, Step, architectures, build, registry
-from stream_ann.nets.layers import SameConv2d
+from stream_ann.nets.layers import SameConv2d, conv_norm
 
 # (in, out, expansion, kernel, stride) of each block of EfficientNet-Lite0, written out.
 LITE0_BLOCKS = [
@@ -379,3 +379,22 @@ class TestBuild:
     def test_a_net_without_arch_is_named(self):
         with pytest.raises(UsageError, match="a AnytimeNet has no arch; give its class"):
             registry.arch_of(AnytimeNet())
+
+
+class TestDepthwise:
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_it_is_trained_in_float32_on_a_cpu(self, stride):
+        """In bfloat16 its gradients take longer than everything else."""
+        layer = conv_norm(8, 8, 5, stride=stride, groups=8, same=True)
+        features = torch.randn(2, 8, 12, 12)
+        exact = layer.conv(features)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            trained = layer.conv(features.bfloat16())
+            full = conv_norm(8, 8, 3).conv(features)
+            with torch.no_grad():
+                answered = layer.conv(features)
+        assert trained.dtype == torch.float32
+        assert full.dtype == answered.dtype == torch.bfloat16
+        torch.testing.assert_close(trained, exact, atol=0.05, rtol=0.05)
+        trained.square().sum().backward()
+        assert layer.conv.weight.grad.dtype == torch.float32
