@@ -352,8 +352,6 @@ def live(
     """
     if top_k < 1:
         raise UsageError(f"top-k must be at least 1, got {top_k}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"max-frames must be at least 1, got {max_frames}")
     if queue_depth < 1:

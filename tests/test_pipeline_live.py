@@ -182,7 +182,8 @@ def test_deadline_confidence_readout_and_top_k_reach_the_scheduler(small_weights
     ("options", "error", "message"),
     [
         ({"top_k": 0}, UsageError, "top-k must be at least 1, got 0"),
-        ({"threads": 0}, UsageError, "threads must be at least 1, got 0"),
+        ({"threads": 0}, UsageError, "threads must be from 1 to 1024, got 0"),
+        ({"threads": 100_000}, UsageError, "threads must be from 1 to 1024, got 100000"),
         ({"max_frames": 0}, UsageError, "max-frames must be at least 1, got 0"),
         ({"deadline_ms": -5}, UsageError, "deadline must be more than 0 ms, got -5"),
         ({"confidence": 2}, UsageError, "confidence must be above 0 and at most 1, got 2"),

@@ -43,7 +43,7 @@ class FileEngine:
         if not path.is_file():
             raise UsageError(f"there is no file '{path}'", "check the path")
         core = openvino_core()
-        options = {"INFERENCE_NUM_THREADS": threads or cpu_threads(), "PERFORMANCE_HINT": "LATENCY"}
+        options = {"INFERENCE_NUM_THREADS": cpu_threads(threads), "PERFORMANCE_HINT": "LATENCY"}
         options["INFERENCE_PRECISION_HINT"] = "f32"
         try:
             model = core.read_model(path)

@@ -217,7 +217,7 @@ class TorchBatchEngine(BatchEngine):
         super().__init__(net.plan(), preprocessing, device=device, max_batch=max_batch)
         self._dtype = dtype
         self._temperatures = checked_temperatures(temperatures, len(self._plan))
-        self._threads = threads if threads is not None else cpu_threads()
+        self._threads = cpu_threads(threads)
         if device.type == "cpu":
             torch.set_num_threads(self._threads)
         try:

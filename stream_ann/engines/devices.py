@@ -7,9 +7,12 @@ import re
 
 import torch
 
-from stream_ann.errors import DeviceError, nearest
+from stream_ann.errors import DeviceError, UsageError, nearest
 
 __all__ = ["cpu_threads", "device_named", "devices"]
+
+MOST_THREADS = 1024
+"""Where threads cannot be made, the libraries below torch end the process, and none is of use beyond the cores."""
 
 
 def devices() -> list[str]:
@@ -38,12 +41,22 @@ def device_named(name: str) -> torch.device:
     return torch.device(full)
 
 
-def cpu_threads() -> int:
+def cpu_threads(asked: int | None = None) -> int:
     """How many threads a network should use on this machine's CPU, so that decoding is not starved.
 
-    One core is left to the reader thread. Threads that wait for each other in turn collapse as soon as another thread
-    wants one of their cores: see ``benchmarks/steps.py``, which measures it.
+    By default one core is left to the reader thread. Threads that wait for each other in turn collapse as soon as
+    another thread wants one of their cores: see ``benchmarks/steps.py``, which measures it.
+
+    Args:
+        asked: How many they are to be instead.
+
+    Raises:
+        UsageError: If it is not from 1 to 1024.
     """
+    if asked is not None:
+        if not 1 <= asked <= MOST_THREADS:
+            raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {asked}")
+        return asked
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux

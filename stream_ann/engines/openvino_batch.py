@@ -53,7 +53,7 @@ class OpenVinoBatchEngine(BatchEngine):
         cached: bool = True,
     ) -> None:
         super().__init__(net.plan(), preprocessing, device=torch.device("cpu"), max_batch=max_batch)
-        self._threads = threads if threads is not None else cpu_threads()
+        self._threads = cpu_threads(threads)
         torch.set_num_threads(self._threads)
         self._precision = checked_precision("float32" if precision == "auto" else precision)
         temperatures = checked_temperatures(temperatures, len(self._plan))

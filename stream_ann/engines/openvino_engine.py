@@ -63,7 +63,7 @@ class OpenVinoEngine(LanedEngine):
     ) -> None:
         super().__init__(net.plan(), lanes)
         self._preprocessing = preprocessing
-        self._threads = threads if threads is not None else cpu_threads()
+        self._threads = cpu_threads(threads)
         torch.set_num_threads(self._threads)
         self._tensor = openvino().Tensor
         temperatures = checked_temperatures(temperatures, len(self._plan))

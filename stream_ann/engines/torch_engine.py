@@ -66,7 +66,7 @@ class TorchEngine(LanedEngine):
         self._dtype = dtype
         self._preprocessing = preprocessing
         self._temperatures = checked_temperatures(temperatures, len(self._plan))
-        self._threads = threads if threads is not None else cpu_threads()
+        self._threads = cpu_threads(threads)
         if device.type == "cpu":
             torch.set_num_threads(self._threads)
         try:
