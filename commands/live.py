@@ -318,12 +318,15 @@ def live(
     from pipelines.outputs import Outputs
     from pipelines.views import Serving
     from pipelines.watch import warn, watch
+    from stream_ann.errors import UsageError
     from stream_ann.ingest import SourceOptions, size_px_from, specs_from
     from stream_ann.labels import LabelOptions
     from stream_ann.sinks import SnapshotOptions, summary_table
 
     console = Console(stderr=True)
     snapshots = None
+    if snapshot is None and (snapshot_confidence, snapshot_before_s, snapshot_after_s) != (None, 0.0, 0.0):
+        raise UsageError("there is no folder for snapshots", "add --snapshot FOLDER")
     if snapshot is not None:
         snapshots = SnapshotOptions(
             snapshot,

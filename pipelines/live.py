@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
@@ -187,6 +188,11 @@ class LiveRun(Iterator[FrameResult]):
     def source(self) -> Source:
         """The first source, or the only one."""
         return self._feeds[0].source
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the sources are read from."""
+        return tuple(path for feed in self._feeds for path in getattr(feed.source, "paths", ()))
 
     def is_live(self, name: str) -> bool:
         """Whether the source of that name has a pace of its own, which a recording has not."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.live import LiveRun
-from stream_ann.errors import StreamAnnError
+from stream_ann.errors import StreamAnnError, UsageError
 from stream_ann.frames import FrameResult
 from stream_ann.overlay import Overlay
 from stream_ann.sinks import JsonlSink, PacketRing, RecordingSink, Sink, SinkWorker, SnapshotOptions, SnapshotSink
@@ -56,6 +57,20 @@ class Outputs:
     snapshots: SnapshotOptions | None = None
     """When to take snapshots."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would do nothing: whoever asks for chunks of a recording believes that there is one."""
+        alone = (
+            ("on-change", self.on_change, "events", self.events),
+            ("events-mb", self.events_mb, "events", self.events),
+            ("events-keep", self.keep_events, "events", self.events),
+            ("record-chunk-s", self.chunk_s, "record", self.record),
+            ("record-chunk-mb", self.chunk_mb, "record", self.record),
+            ("record-keep", self.keep_chunks, "record", self.record),
+        )
+        for option, given, other, there in alone:
+            if given is not None and given is not False and not there:
+                raise UsageError(f"--{option} does nothing without --{other}", f"add --{other}, or leave it out")
+
 
 class Attached:
     """The outputs of a run, each with its worker.
@@ -77,6 +92,7 @@ class Attached:
         self._overlay = Overlay(run.plan.exit_names)
         self._workers: list[SinkWorker] = []
         self._until_s = float("inf")
+        _check_apart(outputs, run.files)
         try:
             self._open(outputs)
         except BaseException:
@@ -158,3 +174,18 @@ class Attached:
         if self._run.is_live(change.source):  # a file's beginning and end are its first and last line
             for worker in self._workers:
                 worker.put_state(change)
+
+
+def _check_apart(outputs: Outputs, files: Sequence[Path]) -> None:
+    """See to it that no output takes the place of another one or of what is read.
+
+    A file that is there is kept as ``NAME.previous.EXT``, but a second run would replace that one.
+    """
+    paths = [Path(path) for path in outputs.events if path != "-"]
+    paths += [] if outputs.record is None else [outputs.record]
+    names = [os.path.realpath(path) for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1 and not path.is_char_device():
+            raise UsageError(f"two outputs go to '{path}'", "give each a file of its own")
+        if path.is_file() and any(file.exists() and file.samefile(path) for file in files):
+            raise UsageError(f"'{path}' is what is read, and cannot be written", "name another file")

@@ -109,6 +109,8 @@ class Views:
         name, why = choose_view(view, terminal=console.is_terminal and not console.is_dumb_terminal)
         self.shown = name != "none"
         serving = serving or Serving()
+        if serving.port is not None and name != "web":
+            raise UsageError("--web-port does nothing without a page", "add --view web, or leave it out")
         if why:
             say(console, why)
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import pipelines
@@ -248,6 +249,42 @@ class TestOutputs:
         assert len(come) == 3
         assert not together.broken
         assert {len(list(tmp_path.glob(f"{name}-*.jsonl"))) for name in "ab"} == {1}, "the limits reach the files"
+
+    @pytest.mark.parametrize("kind", ["video", "image", "link"])
+    def test_what_is_read_is_not_written(self, small_weights, tmp_path, kind):
+        """Kept as .previous it would be lost with the second run."""
+        clip = encode(tmp_path / "holiday.mp4", numbered(3), fps=10)
+        source, written = clip, clip
+        if kind == "link":
+            written = tmp_path / "link.mp4"
+            written.symlink_to(clip)
+        if kind == "image":
+            source = written = tmp_path / "shot.png"
+            Image.fromarray(numbered(1)[0]).save(source)
+        outputs = Outputs(record=written) if kind != "image" else Outputs((str(written),))
+        before = written.read_bytes()
+        with pytest.raises(UsageError, match="is what is read, and cannot be written; name another file"):
+            watch(a_run(small_weights, source), console=console(), view="none", outputs=outputs)
+        assert written.read_bytes() == before
+        assert not list(tmp_path.glob("*.previous.*"))
+
+    def test_two_of_them_need_two_files(self, small_weights, tmp_path):
+        outputs = Outputs((f"{tmp_path}/a.jsonl", f"{tmp_path}/./a.jsonl"))
+        with pytest.raises(UsageError, match="two outputs go to"):
+            watch(a_run(small_weights, FakeSource(numbered(1))), console=console(), view="none", outputs=outputs)
+
+    @pytest.mark.parametrize(
+        ("options", "missing"),
+        [
+            ({"on_change": True}, "--on-change does nothing without --events"),
+            ({"keep_events": 2}, "--events-keep does nothing without --events"),
+            ({"chunk_s": 5.0}, "--record-chunk-s does nothing without --record"),
+            ({"keep_chunks": 2}, "--record-keep does nothing without --record"),
+        ],
+    )
+    def test_options_of_an_output_that_is_missing(self, options, missing):
+        with pytest.raises(UsageError, match=missing):
+            Outputs(**options)
 
     def test_one_that_fails_is_left_out_and_the_others_go_on(self, small_weights, tmp_path):
         gone = tmp_path / "gone"

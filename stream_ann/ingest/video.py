@@ -52,6 +52,8 @@ class VideoSource:
 
     def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
         self._path = Path(path)
+        self.paths = (self._path,)
+        """The file that is read."""
         self.name = shown_path(path) if name is None else name
         self.packet_tap: PacketTap | None = None
         self._decoder: Decoder | None = None

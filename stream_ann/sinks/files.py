@@ -32,7 +32,9 @@ def output_error(path: Path | str, error: BaseException) -> OutputError:
 def reason_of(error: BaseException) -> str:
     """What an error of the system says, in lower case and without its number."""
     code = getattr(error, "errno", None)
-    reason = (os.strerror(code) if isinstance(code, int) and code > 0 else str(error)) or type(error).__name__
+    reason = (
+        os.strerror(code) if isinstance(code, int) and code > 0 else getattr(error, "strerror", None) or str(error)
+    ) or type(error).__name__
     return f"{reason[:1].lower()}{reason[1:]}"
 
 
