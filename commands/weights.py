@@ -1,4 +1,4 @@
-"""``stream-ann weights``: list, show, verify and convert."""
+"""``stream-ann weights``: list, show, verify, convert and blend."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from commands.shared import reported, say_data, table, without_passwords
+from commands.shared import reported, say, say_data, table, without_passwords
 
 __all__ = ["weights_app"]
 
-weights_app = typer.Typer(no_args_is_help=True, help="List, show, verify and convert weights.")
+weights_app = typer.Typer(no_args_is_help=True, help="List, show, verify, convert and blend weights.")
 
 
 @weights_app.command("list")
@@ -115,3 +115,34 @@ def weights_convert(
         pairs.append((trunk, int(pixels)))
     path = write_pretrained(out, name=name, members=pairs)
     say_data(str(path))
+
+
+@weights_app.command("blend")
+@reported
+def weights_blend(
+    before: Annotated[str, typer.Argument(help="Name or path of the weights before.")],
+    after: Annotated[str, typer.Argument(help="Name or path of what `stream-ann distill` made of them.")],
+    share: Annotated[float, typer.Option(help="How much of the change is kept, from 0 to 1.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the weights and their card to.", file_okay=False)],
+    members: Annotated[
+        str | None, typer.Option(help="Keep it in these members only, such as lite0@96,lite0@160; by default in all.")
+    ] = None,
+    new_exits: Annotated[
+        bool, typer.Option("--new-exits/--without-exits", help="Keep the exits that distilling has added.")
+    ] = True,
+    name: Annotated[str | None, typer.Option(help="Name of the weights; by default the folder's.")] = None,
+    chosen_by: Annotated[str | None, typer.Option(help="How the share was chosen, for the card.")] = None,
+) -> None:
+    """Keep a share of what distilling has changed: go back part of the way to the weights before.
+
+    Example: stream-ann weights blend imagenet sharper/sharper.json --share 0.25 --out blended
+    """
+    from pipelines.blend import blend
+
+    names = None if members is None else [member.strip() for member in members.split(",") if member.strip()]
+    made = blend(
+        before, after, out=out, share=share, members=names, new_exits=new_exits, name=name, chosen_by=chosen_by
+    )
+    for note in made.notes:
+        say(note)
+    say_data(str(made.path))

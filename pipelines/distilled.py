@@ -20,6 +20,7 @@ from stream_ann import weights as weights_room
 from stream_ann.card import Card
 from stream_ann.errors import UsageError
 from stream_ann.nets import EANN, AnytimeNet
+from stream_ann.training.blending import kept_exits
 from stream_ann.training.checkpoint import LAST
 from stream_ann.training.options import TrainOptions
 from stream_ann.training.trainer import Trainer
@@ -35,6 +36,7 @@ __all__ = [
     "finished",
     "names_of",
     "options_of",
+    "save_distilled",
     "teaching_weights",
 ]
 
@@ -137,7 +139,7 @@ def finished(
         "init": {"name": base.card.name, "sha256": base.card.file.sha256, **dict(base.card.training)},
         "torch": torch.__version__,
     }
-    card = _save(net, base, members, folder / name, about)
+    card = save_distilled(net, base, members, folder / name, about)
     told = {**history.as_dict(), "options": options.as_dict()}
     for epoch in told["epochs"]:
         for key in ("train_loss", "val_loss"):
@@ -156,27 +158,21 @@ def counted_folder(spec: str | os.PathLike[str], limit: int | None) -> tuple[str
     return (text, int(count)) if colon and count.isdecimal() else (os.fspath(spec), limit)
 
 
-def _save(net: EANN, base: weights_room.Weights, trained: Sequence[str], target: Path, about: dict[str, Any]) -> Card:
-    """Write the weights; what the card said of members that are as they were still holds, and of the last exit.
+def save_distilled(
+    net: EANN, base: weights_room.Weights, trained: Sequence[str], target: Path, about: Mapping[str, Any]
+) -> Card:
+    """Write the weights; what the card said of exits that answer as they did still holds.
 
     Args:
         net: The net.
         base: The weights that it was made from, with as many members.
-        trained: Names of the members, in ``base``, that have been trained. Of the last one only exits before its end
-            may have been.
+        trained: Names of the members, in ``base``, that have been trained.
         target: Path of the files, without their suffixes.
         about: What the card says of the training.
     """
     plan, card = net.plan(), base.card
-    names = [member.name for member in base.net.members()]
-    same: dict[int, int] = {}
-    for number, member in enumerate(names):
-        new = [i for i, step in enumerate(plan.steps) if step.member == number]
-        old = [i for i, step in enumerate(card.steps) if step.member == number]
-        if member not in trained:
-            same |= dict(zip(new, old, strict=True))
-        elif number == len(names) - 1:
-            same[new[-1]] = old[-1]
+    assert isinstance(base.net, EANN)
+    same = kept_exits(base.net, net)
     mixing = None
     if card.readout_weights is not None:
         mixing = []

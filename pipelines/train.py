@@ -38,7 +38,7 @@ from stream_ann.training.trainer import Trainer
 from stream_ann.training.transfer import fit_classifiers
 from stream_ann.whole_files import whole_file
 
-__all__ = ["CHECKPOINTS", "TrainResult", "given_command", "train", "validated"]
+__all__ = ["CHECKPOINTS", "TrainResult", "checked_name", "given_command", "make_folder", "train", "validated"]
 
 CHECKPOINTS = "checkpoints"
 """Folder within the output folder that the checkpoints are in."""
@@ -149,7 +149,7 @@ def train(
         begun = (checkpoints / LAST).exists()
         if begun and not resume:
             raise UsageError(f"there is a training run in '{folder}' already", "resume it, or give another folder")
-        _make(checkpoints)
+        make_folder(checkpoints)
         if start.fresh and not begun and leads():
             fit_classifiers(
                 start.net,
@@ -300,11 +300,11 @@ def _history_dict(history: History, options: TrainOptions) -> dict[str, Any]:
     return {**history.as_dict(), "options": options.as_dict()}
 
 
-def given_command() -> str:
-    """The command that was given, with folders of this machine left out."""
+def given_command(otherwise: str = "pipelines.train") -> str:
+    """The command that was given, with folders of this machine left out; ``otherwise`` if it was no command."""
     program = Path(sys.argv[0]).name
     words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return shlex.join([program, *words]) if program == "stream-ann" else "pipelines.train"
+    return shlex.join([program, *words]) if program == "stream-ann" else otherwise
 
 
 def checked_name(name: str | None, folder: Path) -> str:
@@ -316,7 +316,8 @@ def checked_name(name: str | None, folder: Path) -> str:
     return name
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder unless it is there. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

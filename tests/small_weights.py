@@ -9,9 +9,10 @@ import torch
 
 from stream_ann.nets import EANN, Lite, build
 from stream_ann.preprocess import Preprocessing
-from stream_ann.weights import save
+from stream_ann.training.own_trunk import own_trunk, with_own_trunks
+from stream_ann.weights import load, save
 
-__all__ = ["save_small_eann", "save_small_weights"]
+__all__ = ["save_small_distilled", "save_small_eann", "save_small_weights"]
 
 
 def save_small_weights(folder: Path) -> Path:
@@ -52,5 +53,34 @@ def save_small_eann(path: Path, resolutions_px: Sequence[int]) -> Path:
         sources=["somebody"],
         accuracies=[0.25 + 0.25 * i for i in range(len(resolutions_px))],
         readout_weights=[2.0**i for i in range(len(resolutions_px))],
+    )
+    return path.with_suffix(".json")
+
+
+def save_small_distilled(path: Path, before: Path) -> Path:
+    """Write what distilling could have made of an EANN's first member, by noise instead; gives the path of its card."""
+    torch.manual_seed(1)
+    base = load(before)
+    member = base.net.members()[0].name
+    trunk, _ = own_trunk(base.net, member)
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape))
+    save(
+        with_own_trunks(base.net, {member: trunk}),
+        path,
+        title="distilled",
+        description="for tests",
+        classes=base.card.classes,
+        preprocessing=base.card.preprocessing,
+        training={
+            "kind": "trained",
+            "method": "distilled",
+            "command": "none",
+            "data": "none",
+            "teacher": {"name": base.card.name, "exit": base.plan.exit_names[-1]},
+            "init": {"name": base.card.name, "sha256": base.card.file.sha256},
+        },
+        licence="Apache-2.0",
     )
     return path.with_suffix(".json")

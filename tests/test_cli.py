@@ -75,7 +75,7 @@ class TestHelp:
             ["sources"],
             ["doctor"],
             ["weights"],
-            *(["weights", w] for w in ("list", "show", "verify", "convert")),
+            *(["weights", w] for w in ("list", "show", "verify", "convert", "blend")),
         ],
         ids=" ".join,
     )

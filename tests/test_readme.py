@@ -18,7 +18,7 @@ from benchmarks.camera import RtspCamera, encode_pattern
 from cli import app
 from scripts import update_readme
 from tests.labelling import tiny_weights
-from tests.small_weights import save_small_eann
+from tests.small_weights import save_small_distilled, save_small_eann
 from tests.videos import encode, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +111,9 @@ def stood_in(words: list[str], camera: RtspCamera) -> list[str]:
         words[1] = "flowers"
         words += ["--weights", "small.json", "--device", "cpu", "--epochs", "1", "--batch-size", "2"]
         words += ["--val-fraction", "0.5"]
+    if words[:2] == ["weights", "blend"]:
+        small = save_small_eann(Path("small"), (96, 128))
+        words[2:4] = [str(small), str(save_small_distilled(Path("sharper"), small))]
     if words[:2] == ["bench", "arrivals"]:
         words[-1] = "0.2"
     elif words[0] == "bench" and words[1] != "compare":
