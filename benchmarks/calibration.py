@@ -6,8 +6,10 @@ class or by WordNet id; ``FOLDER:4`` takes four images of each class::
     python -m benchmarks.calibration --fit PHOTOS/train --report PHOTOS/val TINY/val:20 --out calibration.json
 
 One part of the images to fit to gives a temperature for each exit, another the thresholds of early exit (at most half a
-point of top-1 lost), a third tells what these are worth. All of them together give the weights with which the readout
-``average`` does not get worse from exit to exit. ``--into-card`` writes temperatures, thresholds and weights into the
+point of top-1 lost), a third tells what these are worth. All of them together, and those of ``--fit-readout``, give the
+weights with which the readout ``average`` does not get worse from exit to exit, each new exit having at least half of
+the answer: photographs at hand tend to be smaller than those that the last members were made for. Thresholds are for
+the confidences of that readout. ``--into-card`` writes temperatures, thresholds and weights into the
 card, and top-1 of each exit on the first folder reported on beside its validation. Top-1 on the images to fit to is
 what schedulers then plan by, where a card's validation is something else, such as agreement: these images are not those
 that anything is reported on.
@@ -17,13 +19,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from benchmarks import report
-from benchmarks.photographs import options_of, outputs_of
+from benchmarks.photographs import Part, options_of, outputs_of
 from stream_ann.card import Card
 from stream_ann.training.calibrate import Calibration, calibrate
 from stream_ann.training.early_exit import NEVER
@@ -34,6 +37,8 @@ from stream_ann.weights import Weights, load, write_card
 
 MAX_DROP = 0.5
 """Percentage points of top-1 that early exit may lose."""
+LEAST_SHARE = 0.5
+"""Of the readout's answer, what a new exit has at least."""
 
 
 def figures(
@@ -71,12 +76,18 @@ def _believed(scores: Scores, exit_: int, when: str) -> dict[str, float]:
     }
 
 
+def joined(sets: Sequence[Outputs]) -> Outputs:
+    """The images of several sets as one."""
+    return Outputs(torch.cat([s.logits for s in sets], dim=1), torch.cat([s.labels for s in sets]))
+
+
 def with_calibration(
     card: Card,
     found: Calibration,
     mixing: tuple[float, ...],
     *,
     told: str,
+    mixed: str,
     fitted: list[float],
     top1: dict[str, Any] | None,
 ) -> Card:
@@ -98,12 +109,18 @@ def with_calibration(
             "cost": round(early.cost, 4),
             "images": found.images[2],
         },
+        "readout": {"data": mixed, "least_share": LEAST_SHARE},
     }
     if top1 is not None:
         calibration["top1"] = top1
     extra = {key: value for key, value in card.extra.items() if key != "safe_exits"}
     if found.safe_exits is not None:
-        extra["safe_exits"] = {**found.safe_exits.as_json(), "data": told, "images": sum(found.images[1:])}
+        extra["safe_exits"] = {
+            **found.safe_exits.as_json(),
+            "readout": early.readout,
+            "data": told,
+            "images": sum(found.images[1:]),
+        }
     extra["planning"] = {
         "measure": "top-1",
         "data": told,
@@ -119,9 +136,11 @@ def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     weights = load(args.weights)
     sets = [outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep) for part in args.fit]
-    fit = Outputs(torch.cat([s.logits for s in sets], dim=1), torch.cat([s.labels for s in sets]))
-    found = calibrate(fit, weights.plan, max_drop=MAX_DROP, seed=args.seed)
-    mixing = fit_mixing(fit, found.temperatures)
+    fit = joined(sets)
+    temperatures = calibrate(fit, weights.plan, max_drop=MAX_DROP, seed=args.seed).temperatures
+    more = [outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep) for part in args.fit_readout]
+    mixing = fit_mixing(joined([fit, *more]), temperatures, least=LEAST_SHARE)
+    found = calibrate(fit, weights.plan, max_drop=MAX_DROP, readout="average", weights=mixing, seed=args.seed)
     reported: dict[str, Any] = {}
     for part in args.report:
         outputs = outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep)
@@ -132,10 +151,12 @@ def measure(args: argparse.Namespace) -> None:
         for row in rows:
             print("  " + " ".join(f"{key}={value}" for key, value in row.items() if key != "exit"))
     counts = {part.name: len(s) for part, s in zip(args.fit, sets, strict=True)}
+    also = {part.name: len(s) for part, s in zip(args.fit_readout, more, strict=True)}
     if args.out is not None:
         results = {
             "weights": weights.card.name,
             "fit": counts,
+            "fit_readout": also,
             "calibration": found.as_dict(),
             "readout_weights": list(mixing),
             "report": reported,
@@ -144,6 +165,9 @@ def measure(args: argparse.Namespace) -> None:
         report.write(args.out, "calibration", results, options)
     if args.into_card:
         told = args.data_name or "; ".join(f"{name} ({count:,} images)" for name, count in counts.items())
+        mixed = "; ".join(
+            [told, args.readout_name or ", ".join(f"{n} ({count:,} images)" for n, count in also.items())]
+        )
         top1 = None
         if reported:
             name, first = next(iter(reported.items()))
@@ -151,13 +175,23 @@ def measure(args: argparse.Namespace) -> None:
             told_of = args.report_name or name
             top1 = {"data": told_of, "images": first["images"], "classes": first["classes"], "exits": shares}
         fitted = [round(float(right), 4) for right in score(fit).top1.double().mean(dim=1)]
-        card = with_calibration(weights.card, found, mixing, told=told, fitted=fitted, top1=top1)
+        card = with_calibration(
+            weights.card, found, mixing, told=told, mixed=mixed.rstrip("; "), fitted=fitted, top1=top1
+        )
         write_card(card, weights.path)
 
 
 def main() -> int:
     """Parse the command line, measure, and give the exit code."""
     parser = options_of(__doc__, fitted="temperatures, thresholds and weights of exits")
+    parser.add_argument(
+        "--fit-readout",
+        type=Part.parse,
+        nargs="+",
+        default=[],
+        help="folders of other images that the readout's weights alone are fitted to as well",
+    )
+    parser.add_argument("--readout-name", help="what the card calls these; by default the folders' names")
     parser.add_argument("--report-name", help="what the card calls the first folder reported on")
     parser.add_argument("--seed", type=int, default=0, help="which images are for what")
     return report.run_checked(measure, parser.parse_args(), positive=("batch_size", "threads"))

@@ -30,9 +30,13 @@ from stream_ann.weights import load, write_card
 
 
 def probabilities(outputs: Outputs, card: Card) -> NDArray[np.float32]:
-    """What an engine answers, float32 [exits, N, classes]: at the temperatures of the card."""
+    """What is answered once each exit is done, float32 [exits, N, classes]: at the temperatures of the card, and by the
+    readout that runs where none is asked for."""
     temperatures = torch.tensor(card.temperatures)[:, None, None]
     answers: NDArray[np.float32] = (outputs.logits / temperatures).softmax(dim=2).numpy()
+    if card.default_readout == "average":
+        weights = np.asarray(card.readout_weights, dtype=np.float32)
+        answers = (answers * weights[:, None, None]).cumsum(axis=0) / weights.cumsum()[:, None, None]
     return answers
 
 

@@ -26,8 +26,11 @@ def evaluate(
         float | None, typer.Option(help="Early exit at this fraction of the whole plan's cost on average.")
     ] = None,
     readout: Annotated[
-        ReadoutChoice, typer.Option(help="Whose confidence decides on early exit.")
-    ] = ReadoutChoice.latest,
+        ReadoutChoice | None,
+        typer.Option(
+            help="Whose confidence decides on early exit. By default average, where the card has weights for it."
+        ),
+    ] = None,
     as_json: Annotated[
         str | None, typer.Option("--json", help="Write all figures to this file; - for standard output.")
     ] = None,
@@ -59,7 +62,7 @@ def evaluate(
         batch_size=batch_size,
         max_drop=max_drop,
         target_cost=target_cost,
-        readout=readout.value,
+        readout=None if readout is None else readout.value,
         val_fraction=val_fraction,
         seed=seed,
         json=as_json,

@@ -110,8 +110,12 @@ def label(
         int | None, typer.Option(min=0, help="The deepest exit to use, from 0.", rich_help_panel=SPEED)
     ] = None,
     readout: Annotated[
-        ReadoutChoice, typer.Option(help="Which answer the exits reached give together.", rich_help_panel=SPEED)
-    ] = ReadoutChoice.latest,
+        ReadoutChoice | None,
+        typer.Option(
+            help="Which answer the exits reached give together. By default average, where the card has weights for it.",
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
     weights: WeightsOption = "imagenet",
     device: DeviceOption = "auto",
     engine: EngineOption = EngineChoice.auto,
@@ -180,7 +184,7 @@ def label(
         confidence=None if confidence is None else confidence_from(confidence),
         max_drop=max_drop,
         max_exit=max_exit,
-        readout=readout.value,
+        readout=None if readout is None else readout.value,
         budget_ms_per_frame=budget_ms_per_frame,
         finish_by=finish_by,
         stride=stride,

@@ -159,7 +159,7 @@ def live(
         ReadoutChoice | None,
         typer.Option(
             help="Which answer the finished exits of a frame give together; without --policy, in order. By default "
-            "latest; policy scene joins all exits instead.",
+            "average, where the card has weights for it; policy scene joins all exits instead.",
             rich_help_panel=_REFINEMENT,
         ),
     ] = None,

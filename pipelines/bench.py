@@ -260,7 +260,7 @@ class _Bench:
         card, plan = self._loaded.card, self._loaded.plan
         by = [mean.value for mean in measured] if self._options.accuracies == "measured" else card.planning_accuracies
         chosen = self._options.readout
-        name = "latest" if chosen is None else chosen
+        name = card.default_readout if chosen is None else chosen
         readout = readout_named(name, exits=len(plan), accuracies=by, weights=card.readout_weights)
         if policy == BACKGROUND:
             return Manner(readout=readout, background=lambda: Background(by))

@@ -44,7 +44,7 @@ def evaluate(
     batch_size: int = 64,
     max_drop: float | None = None,
     target_cost: float | None = None,
-    readout: ReadoutName = "latest",
+    readout: ReadoutName | None = None,
     val_fraction: float | None = None,
     seed: int | None = None,
     timing: bool = True,
@@ -69,7 +69,7 @@ def evaluate(
         max_drop: Early exit at the least cost that loses at most this many percentage points of top-1 against the last
             exit. Without this and ``target_cost`` it is 0.5.
         target_cost: Early exit with the greatest accuracy at a mean cost of at most this fraction of the whole plan's.
-        readout: Whose confidence decides on early exit.
+        readout: Whose confidence decides on early exit; None for what the card means where no readout is asked for.
         val_fraction: Share that is held out where the data has no part of its own to evaluate on. By default what the
             card says under ``training``, so that it is the images that were held out in training, else 0.1.
         seed: What is held out, and how the images are dealt to fitting, choosing and reporting. By default the card's,
@@ -92,7 +92,7 @@ def evaluate(
     """
     if split not in get_args(SplitName):
         raise UsageError(f"no split is called '{split}'", nearest(split, get_args(SplitName)))
-    if readout not in get_args(ReadoutName):
+    if readout is not None and readout not in get_args(ReadoutName):
         raise UsageError(f"no readout is called '{readout}'", nearest(readout, get_args(ReadoutName)))
     if batch_size < 1:
         raise UsageError(f"a batch of {batch_size} images", "give at least 1")
@@ -165,7 +165,7 @@ def evaluate(
             loaded.plan,
             max_drop=max_drop,
             target_cost=target_cost,
-            readout=readout,
+            readout=loaded.card.default_readout if readout is None else readout,
             accuracies=accuracies,
             weights=mixing,
             step_s=step_s,
@@ -234,9 +234,13 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
     # is what to plan by
     old = ("calibration", "hedging", "planning", "safe_exits")
     extra = {key: value for key, value in card.extra.items() if key not in old}
-    if calibration is not None and calibration.safe_exits is not None and calibration.early_exit.readout == "latest":
-        images = sum(calibration.images[1:])
-        extra["safe_exits"] = {**calibration.safe_exits.as_json(), "data": result.data, "images": images}
+    if calibration is not None and calibration.safe_exits is not None:
+        extra["safe_exits"] = {
+            **calibration.safe_exits.as_json(),
+            "readout": calibration.early_exit.readout,
+            "data": result.data,
+            "images": sum(calibration.images[1:]),
+        }
     written = replace(card, steps=tuple(steps), validation=validation, extra=extra)
     weights_room.write_card(written, path)
     return written

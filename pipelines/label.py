@@ -54,7 +54,7 @@ def label(
     confidence: float | Sequence[float] | None = None,
     max_drop: float | None = None,
     max_exit: int | None = None,
-    readout: str = "latest",
+    readout: str | None = None,
     budget_ms_per_frame: float | None = None,
     finish_by: float | str | None = None,
     stride: int = 1,
@@ -97,7 +97,8 @@ def label(
             points below that of the full plan, as the weights card vouches for on images like those that it was
             calibrated on.
         max_exit: The deepest exit to use, from 0; by default the last one.
-        readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`.
+        readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`; None is ``"average"`` where
+            the weights card has weights for it, else ``"latest"``.
         budget_ms_per_frame: Mean time that the steps of a frame may take, in milliseconds of one core or of the GPU.
             The least sure frames get more of it.
         finish_by: The whole job is to end in this time, in seconds or as text such as ``"2h"``, as deep as that allows.
@@ -153,7 +154,9 @@ def label(
         labels=labels,
     )
     card = loaded.card
-    readout_named(readout, exits=len(card.steps), accuracies=card.planning_accuracies, weights=card.readout_weights)
+    readout_named(
+        settings.readout, exits=len(card.steps), accuracies=card.planning_accuracies, weights=card.readout_weights
+    )
     layout: Layout | None = None
     if out is not None:
         layout = layout_of(out, videos, format=format, segments=segments, top_k=top_k, overlays=overlay)

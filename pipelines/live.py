@@ -66,7 +66,7 @@ class LiveRun(Iterator[FrameResult]):
         path: str,
         background: bool,
         queue_depth: int,
-        readout: str,
+        readout: str | None,
         labels: LabelOptions,
         top_k: int,
         max_frames: int | None,
@@ -78,7 +78,12 @@ class LiveRun(Iterator[FrameResult]):
         self.plan: Plan = loaded.plan
         """The plan that is run."""
         accuracies = self.card.planning_accuracies
-        chosen = readout_named(readout, exits=len(self.plan), accuracies=accuracies, weights=self.card.readout_weights)
+        chosen = readout_named(
+            self.card.default_readout if readout is None else readout,
+            exits=len(self.plan),
+            accuracies=accuracies,
+            weights=self.card.readout_weights,
+        )
         way = path_named(path, self.plan, accuracies)
         self.labelling = labelling_from(self.card.classes, labels, hedging=self.card.extra.get("hedging"))
         """What answers are called."""
@@ -336,7 +341,7 @@ def live(
         deadline_ms: Stop refining a frame when the next step would end later than this after its arrival.
         confidence: Stop refining a frame once its answer is at least this probable.
         readout: ``"latest"``, ``"best"`` or ``"average"``, see :mod:`stream_ann.readout`; not for path ``"scene"``,
-            which joins all exits. None is ``"latest"``.
+            which joins all exits. None is ``"average"`` where the weights card has weights for it, else ``"latest"``.
         labels: What answers are called: groups of classes, smoothing over time, wider concepts.
         top_k: How many classes each result lists.
         max_frames: End after this many results.
@@ -387,7 +392,7 @@ def live(
         path=chosen,
         background=background_refine,
         queue_depth=queue_depth,
-        readout="latest" if readout is None else readout,
+        readout=readout,
         labels=labels if labels is not None else LabelOptions(),
         top_k=top_k,
         max_frames=max_frames,

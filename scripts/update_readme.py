@@ -70,7 +70,11 @@ AREA_SETS = {
     "tiny/val": "Tiny-ImageNet",
     "tiny-left/val": "Tiny-ImageNet, 20 classes that no training picture shows",
 }
-AREA_MEASURES = {"agreement_latest": "agreement", "top1_latest": "top-1 among its classes"}
+AREA_MEASURES = {
+    "agreement_latest": "agreement, newest exit",
+    "top1_latest": "top-1 among its classes, newest exit",
+    "top1_average": "the same, average of the exits",
+}
 
 
 def area_table() -> str:

@@ -110,7 +110,8 @@ class Card:
     validation: Validation | None
     """How the steps' accuracies were measured; None if they were not."""
     readout_weights: tuple[float, ...] | None
-    """Weight of each exit in the readout ``average``, positive; None leaves it to the readout."""
+    """Weight of each exit in the readout ``average``, positive, which is then what is meant where no readout is asked
+    for; None if none have been found, which is readout ``latest``."""
     training: Mapping[str, Any]
     """How they came about: ``kind`` ("converted" or "trained"), and freely ``command``, ``data``, ``seed`` and more."""
     licence: str
@@ -171,6 +172,11 @@ class Card:
             **self.extra,
             "classes": list(self.classes),
         }
+
+    @property
+    def default_readout(self) -> Literal["latest", "average"]:
+        """The readout where none is asked for."""
+        return "latest" if self.readout_weights is None else "average"
 
     def summary(self) -> list[str]:
         """The card in a few lines of text, the steps left out."""

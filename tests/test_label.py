@@ -120,9 +120,29 @@ class TestFrames:
             pipelines.label(folder, max_drop=0.5, **options)
         with pytest.raises(UsageError, match="not known for the readout 'best'"):
             pipelines.label(folder, max_drop=3, readout="best", **options)
+        # where the card has weights for an average, that is what is asked for, and what the drops must hold for
+        edit_card(card, lambda c: c.update(readout_weights=[9, 1, 1, 1, 2]))
+        with pytest.raises(UsageError, match=r"not known for the readout 'average'"):
+            pipelines.label(folder, max_drop=3, **options)
+        edit_card(card, lambda c: c["safe_exits"].update(readout="average"))
+        assert [f.exit for f in pipelines.label(folder, max_drop=3, **options)][:3] == [0, 0, 0]
         edit_card(card, lambda c: c["safe_exits"].update(max_drops=[3, 1]))
         with pytest.raises(CardError, match="'safe_exits' must hold rising drops"):
             pipelines.label(folder, max_drop=3, **options)
+
+    def test_the_readout_is_an_average_where_the_card_has_weights_for_it(self, tiny, folder, tmp_path):
+        card = copied(tiny, tmp_path / "w")
+
+        def said(**readout: str) -> list[tuple[float, ...]]:
+            frames = pipelines.label(folder, weights=card, stride=8, confidence=math.inf, **readout)
+            return [tuple(round(p, 5) for _, p in f.top) for f in frames]
+
+        edit_card(card, lambda c: c.update(readout_weights=None))
+        latest = said()
+        assert latest == said(readout="latest") != said(readout="average")
+        edit_card(card, lambda c: c.update(readout_weights=[9, 1, 1, 1, 2]))
+        assert said() == said(readout="average") != latest
+        assert said(readout="latest") == latest
 
     def test_a_confidence_for_each_exit_on_the_command_line(self, tiny, folder, tmp_path):
         clip, out = folder / "clip0.mp4", tmp_path / "o.jsonl"

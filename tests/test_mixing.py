@@ -60,6 +60,13 @@ def test_an_exit_without_any_use_counts_as_little_as_it_can():
     assert fit_mixing(wrong)[1] == pytest.approx(SHARES[0] / (1 - SHARES[0]), rel=1e-3)
 
 
+def test_a_new_exit_has_at_least_the_share_that_is_asked_for():
+    outputs = made([4.0, 1.0, 4.0])
+    free, held = fit_mixing(outputs), fit_mixing(outputs, least=0.5)
+    assert free[1] < 1 <= held[1]
+    assert held[2] >= held[0] + held[1]
+
+
 def test_temperatures_are_heeded():
     outputs = made([1.5, 2.0])
     hot = Outputs(outputs.logits * torch.tensor([1.0, 50.0])[:, None, None], outputs.labels)

@@ -178,6 +178,21 @@ def test_deadline_confidence_readout_and_top_k_reach_the_scheduler(small_weights
         assert {r.ended for r in run} == {"deadline"}
 
 
+def test_the_readout_is_an_average_where_the_card_has_weights_for_it(small_weights, tmp_path):
+    shutil.copytree(small_weights.parent, tmp_path / "weights")
+    path = tmp_path / "weights" / small_weights.name
+
+    def said(**readout: str) -> float:
+        options = {"device": "cpu", "realtime": False, "path": "in-order", **readout}
+        with pipelines.live(FakeSource(pictures(1)), weights=path, **options) as run:
+            return next(iter(run)).confidence
+
+    assert said() == said(readout="latest") != said(readout="average")
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps({**card, "readout_weights": [9, 1, 1]}))
+    assert said() == said(readout="average") != said(readout="latest")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

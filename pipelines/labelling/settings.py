@@ -116,7 +116,7 @@ def settings_from(
     confidence: float | Sequence[float] | None,
     max_drop: float | None,
     max_exit: int | None,
-    readout: str,
+    readout: str | None,
     top_k: int,
     selection: Selection,
     labels: LabelOptions,
@@ -133,7 +133,7 @@ def settings_from(
         confidence: What ends a frame at any exit, or at each; None for the thresholds of the card.
         max_drop: Percentage points of accuracy that may be lost by the card's word, or None.
         max_exit: The deepest exit to use, or None for the last.
-        readout: Which answer the exits reached give together.
+        readout: Which answer the exits reached give together; None for that of the card.
         top_k: How many classes are listed.
         selection: Which frames are wanted.
         labels: What answers are called.
@@ -147,6 +147,7 @@ def settings_from(
     last = exits - 1 if max_exit is None else max_exit
     if not 0 <= last < exits:
         raise UsageError(f"there is no exit {last}", f"the last one is {exits - 1}: see stream-ann weights show")
+    readout = loaded.card.default_readout if readout is None else readout
     return Settings(
         weights=weights,
         sha256=loaded.card.file.sha256,
@@ -216,8 +217,10 @@ def _thresholds(
                 f"the card of '{card.name}' does not say what early exit loses",
                 "run stream-ann evaluate with --into-card, or give --confidence",
             )
-        if readout != "latest":
-            raise UsageError(f"a drop in accuracy is not known for the readout '{readout}'", "leave out one of them")
+        known = card.extra["safe_exits"].get("readout", "latest")
+        if readout != known:
+            what = f"a drop in accuracy is not known for the readout '{readout}'"
+            raise UsageError(what, f"leave out one of them, or take the readout '{known}'")
         return SafeExits.from_json(card.extra["safe_exits"], exits=len(card.steps)).at(max_drop)
     if confidence is None:
         return tuple(math.inf if step.threshold is None else step.threshold for step in card.steps)

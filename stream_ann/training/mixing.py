@@ -18,7 +18,9 @@ SHARES = tuple(i / 40 for i in range(1, 40))
 """Shares of the answer that a new exit is tried with; the least leaves the answer before it nearly as it was."""
 
 
-def fit_mixing(outputs: Outputs, temperatures: Sequence[float] | None = None) -> tuple[float, ...]:
+def fit_mixing(
+    outputs: Outputs, temperatures: Sequence[float] | None = None, *, least: float = 0.0
+) -> tuple[float, ...]:
     """The weight of each exit in the readout ``average``, the first one's being 1.
 
     Exit by exit, that share of the new exit is taken with which the mixture is least surprised by the labels (negative
@@ -28,7 +30,11 @@ def fit_mixing(outputs: Outputs, temperatures: Sequence[float] | None = None) ->
     Args:
         outputs: Of images that were not trained on.
         temperatures: What each exit's logits are divided by; 1 for each by default.
+        least: The least share of the answer that a new exit gets, 0 to 0.9. Half is for images that are smaller than
+            those that will be asked about: the later members of an EANN, which see more pixels, gain nothing there, and
+            must not be outvoted where they do.
     """
+    shares = [share for share in SHARES if share >= least]
     exits = len(outputs.logits)
     scale = torch.ones(exits) if temperatures is None else torch.tensor(list(temperatures))
     rows, labels = torch.arange(len(outputs)), outputs.labels
@@ -38,13 +44,13 @@ def fit_mixing(outputs: Outputs, temperatures: Sequence[float] | None = None) ->
     for exit_ in range(1, exits):
         new = (outputs.logits[exit_].float() / scale[exit_]).softmax(1)
         found: tuple[float, float, int] | None = None  # surprise, share, how many are right
-        for share in SHARES:
+        for share in shares:
             tried = torch.lerp(mixed, new, share)
             hits = int((tried.argmax(1) == labels).sum())
             surprise = float(-tried[rows, labels].clamp_min(1e-30).log().double().mean())
             if hits >= right and (found is None or surprise < found[0]):
                 found = (surprise, share, hits)
-        share = SHARES[0] if found is None else found[1]
+        share = shares[0] if found is None else found[1]
         mixed = torch.lerp(mixed, new, share)
         right = int((mixed.argmax(1) == labels).sum())
         weights.append(total * share / (1 - share))
