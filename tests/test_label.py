@@ -133,7 +133,7 @@ class TestFrames:
     def test_the_readout_is_an_average_where_the_card_has_weights_for_it(self, tiny, folder, tmp_path):
         card = copied(tiny, tmp_path / "w")
 
-        def said(**readout: str) -> list[tuple[float, ...]]:
+        def said(**readout: Any) -> list[tuple[float, ...]]:
             frames = pipelines.label(folder, weights=card, stride=8, confidence=math.inf, **readout)
             return [tuple(round(p, 5) for _, p in f.top) for f in frames]
 

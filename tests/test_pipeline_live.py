@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -182,8 +183,8 @@ def test_the_readout_is_an_average_where_the_card_has_weights_for_it(small_weigh
     shutil.copytree(small_weights.parent, tmp_path / "weights")
     path = tmp_path / "weights" / small_weights.name
 
-    def said(**readout: str) -> float:
-        options = {"device": "cpu", "realtime": False, "path": "in-order", **readout}
+    def said(**readout: Any) -> float:
+        options: dict[str, Any] = {"device": "cpu", "realtime": False, "path": "in-order", **readout}
         with pipelines.live(FakeSource(pictures(1)), weights=path, **options) as run:
             return next(iter(run)).confidence
 
