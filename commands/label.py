@@ -164,8 +164,11 @@ def label(
     from pipelines.labelling.progress import follow
     from pipelines.labelling.settings import confidence_from
     from pipelines.watch import warn
+    from stream_ann.errors import UsageError
     from stream_ann.labels import LabelOptions
 
+    if out == summary_json == "-":
+        raise UsageError("labels and summary would be mixed on standard output", "name a file for one of them")
     console = Console(stderr=True, quiet=quiet)
     run = pipelines.label(
         inputs,
@@ -196,6 +199,7 @@ def label(
         workers=workers,
         hwaccel=hwaccel,
         cluster=cluster,
+        beside=() if summary_json in (None, "-") else (summary_json,),
         on_warning=lambda line: warn(console, line),
     )
     gc.freeze()  # what is imported and loaded stays: it need not be searched whenever a unit's decoder is freed

@@ -66,6 +66,7 @@ def label(
     workers: int | None = None,
     hwaccel: str | None = None,
     cluster: str | None = None,
+    beside: Sequence[str | os.PathLike[str]] = (),
     on_warning: Callable[[str], None] | None = None,
 ) -> LabelRun:
     """Label every frame of videos, in order, each exactly once.
@@ -112,6 +113,7 @@ def label(
         batch_size: Frames that run together, at most.
         workers: How many videos, or parts of one, are worked on at a time; by default as many as there are cores.
         hwaccel: Kind of device to decode on where it can, such as ``"cuda"``.
+        beside: Files that the caller writes: an error where the job reads or writes one of them.
         cluster: Work on a Ray cluster: ``"auto"``, ``"ray://HOST:PORT"``, or ``"local"`` (extra 'cluster'). Videos and
             weights must be at the same paths on all of its machines.
         on_warning: Called with one line for everything that went wrong without ending the run.
@@ -160,6 +162,10 @@ def label(
     layout: Layout | None = None
     if out is not None:
         layout = layout_of(out, videos, format=format, segments=segments, top_k=top_k, overlays=overlay)
+        taken = {os.path.realpath(path) for path in layout.files(videos)}
+        for path in beside:
+            if os.path.realpath(path) in taken:
+                raise UsageError(f"'{os.fspath(path)}' is read or written by the job", "name another file")
     ledger = Ledger(videos, settings, layout, exits=len(card.steps), resume=resume, overwrite=overwrite)
     outputs: Outputs | None = None
     stopped = threading.Event()

@@ -596,6 +596,14 @@ class TestAnnotated:
         assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["spoken.mp4"]
         assert not list(tmp_path.rglob("*unfinished*"))
 
+    @pytest.mark.parametrize("name", ["o/spoken.jsonl", "o/labels.manifest", "drawn/spoken.mp4"])
+    def test_nothing_else_is_written_over_what_the_job_writes(self, tiny, spoken, tmp_path, name):
+        out, drawn = tmp_path / "o", tmp_path / "drawn"
+        job = ("label", spoken, "--out", f"{out}/", "--overlay", drawn, "--weights", tiny)
+        code, _, err = run(*job, "--summary-json", tmp_path / "drawn" / ".." / name)
+        assert (code, err.strip().endswith("is read or written by the job; name another file")) == (1, True), err
+        assert not list(tmp_path.rglob("*.jsonl*")), "nothing has begun"
+
     def test_it_never_replaces_an_input(self, tiny, spoken, tmp_path):
         with pytest.raises(UsageError, match="would replace an input"):
             pipelines.label(spoken, out=tmp_path / "o.jsonl", overlay=spoken.parent, weights=tiny)

@@ -53,8 +53,11 @@ class TestFinding:
             find_videos(["@nothing.txt"])
 
     def test_nothing_is_told(self, tree):
-        with pytest.raises(SourceNotFoundError, match="no file or folder"):
+        with pytest.raises(SourceNotFoundError, match=r"no file or folder .* check the path"):
             find_videos([tree / "c"])
+        for camera in ("0", "rtsp://camera/1", "pattern:64x48@5"):
+            with pytest.raises(SourceNotFoundError, match="for a camera: stream-ann live"):
+                find_videos([camera])
         (tree / "empty").mkdir()
         with pytest.raises(UnsupportedSourceError, match="no video in the folder"):
             find_videos([tree / "empty"])

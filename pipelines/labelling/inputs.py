@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -123,7 +124,9 @@ def _videos(source: str | os.PathLike[str], excluded: Sequence[Path]) -> Iterato
     elif isinstance(source, str) and any(c in source for c in "*?["):
         yield from _matching(source)
     else:
-        raise SourceNotFoundError(f"there is no file or folder '{shown}'", "check the path")
+        live = isinstance(source, str) and re.match(r"[A-Za-z]+:|[0-9]{1,4}$|/dev/video", source)
+        remedy = "videos are labelled; for a camera: stream-ann live" if live else "check the path"
+        raise SourceNotFoundError(f"there is no file or folder '{shown}'", remedy)
 
 
 def _in_folder(folder: Path, excluded: Sequence[Path]) -> Iterator[Video]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.labelling.inputs import Video, output_names
+from pipelines.labelling.inputs import Video
 from pipelines.labelling.outputs import Layout
 from pipelines.labelling.settings import Settings
 from stream_ann.errors import ManifestError, OutputError
@@ -240,11 +240,7 @@ def _output(layout: Layout) -> dict[str, Any]:
 
 def _expect_nothing(layout: Layout, videos: Sequence[Video], resume: bool) -> None:
     """Nothing that exists is mixed with a new job."""
-    assert layout.out is not None
-    targets = [layout.out]
-    if layout.each:
-        targets = [layout.out / name for name in output_names(videos, layout.extension)]
-    there = next((path for path in targets if path.is_file() and path.stat().st_size > 0), None)
+    there = next((path for path in layout.tables(videos) if path.is_file() and path.stat().st_size > 0), None)
     if there is not None and resume:
         raise ManifestError(
             f"'{there}' cannot be gone on with: there is no manifest '{layout.manifest}'",

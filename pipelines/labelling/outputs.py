@@ -67,6 +67,19 @@ class Layout:
         """Extension of its files."""
         return self.out.suffix if self.out is not None and not self.each else f".{self.format}"
 
+    def tables(self, videos: Sequence[Video]) -> list[Path]:
+        """Where the labels go; nowhere where they go to standard output."""
+        if self.out is None:
+            return []
+        return [self.out / name for name in output_names(videos, self.extension)] if self.each else [self.out]
+
+    def files(self, videos: Sequence[Video]) -> list[Path]:
+        """What a job reads and writes."""
+        paths = [*(video.path for video in videos), *self.tables(videos)]
+        paths += [] if self.manifest is None else [self.manifest]
+        paths += [] if self.overlays is None else [self.overlays / name for name in output_names(videos, ".mp4")]
+        return paths
+
     def _beside(self, extension: str) -> Path | None:
         if self.out is None:
             return None
@@ -105,6 +118,8 @@ def layout_of(
         OutputError: If nothing can be written there.
     """
     text = os.fspath(out)
+    if not text:
+        raise UsageError("the output has no name", "name a file, a folder, or - for standard output")
     path = Path(text)
     named = _SUFFIXES.get(path.suffix.lower())
     a_folder = path.is_dir() or text.endswith(os.sep)
