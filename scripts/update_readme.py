@@ -14,87 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scripts.readme_faults import faults_section, load_section
+from scripts.readme_weights import weights_table
+from scripts.results import RESULTS, result, table
 from stream_ann.scheduler import DEFAULT_PATH
-from stream_ann.weights import read_card
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-RESULTS = ROOT / "benchmarks" / "results"
 USUAL_FPS = 30.0
-
-
-def result(name: str) -> dict[str, Any]:
-    """One benchmark's JSON."""
-    report: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return report
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def weights_table() -> str:
-    """The exits of the bundled weights."""
-    card = read_card("imagenet")
-    assert card.validation is not None
-    rows, spent = [], 0
-    for number, step in enumerate(card.steps):
-        spent += step.macs
-        assert step.accuracy is not None
-        rows.append(
-            [str(number), step.name, f"{step.macs / 1e6:.0f}", f"{spent / 1e6:.0f}", f"{100 * step.accuracy:.1f} %"]
-        )
-    text = table(["exit", "member", "MMACs", "MMACs so far", "agreement"], rows)
-    told = f"{text}\n\n{card.validation.measure[0].upper()}{card.validation.measure[1:]}, on {card.validation.data}."
-    area = f"\n\n{area_table()}" if (RESULTS / "anytime-area.json").exists() else ""
-    return f"{told}{area}\n\n{tiny_line()}"
-
-
-def tiny_line() -> str:
-    """What the smaller bundled weights are worth."""
-    found = json.loads((RESULTS / "tiny-imagenet.json").read_text())
-    exits = [row for row in found["figures"] if row["readout"] == "latest"]
-    shown = ", ".join(f"{100 * row['top1']:.1f}" for row in exits)
-    px, mmacs = exits[-1]["resolution_px"], exits[-1]["macs"] / 1e6
-    return (
-        f"`tiny-imagenet` is an anytime ResNet of {mmacs:.0f} MMACs for the {found['classes']} classes of "
-        f"Tiny-ImageNet at {px} px, trained from scratch for two minutes on a GPU, far too short: top-1 of its exits "
-        f"on the {found['images']:,} validation images {shown} %."
-    )
-
-
-AREA_SETS = {
-    "cal/val": "Caltech-101",
-    "tiny/val": "Tiny-ImageNet",
-    "tiny-left/val": "Tiny-ImageNet, 20 classes that no training picture shows",
-}
-AREA_MEASURES = {
-    "agreement_latest": "agreement, newest exit",
-    "top1_latest": "top-1 among its classes, newest exit",
-    "top1_average": "the same, average of the exits",
-}
-
-
-def area_table() -> str:
-    """What the answers of the bundled weights are worth over their costs."""
-    found = result("anytime-area")["results"]
-    low, high = found["costs_mmacs"]
-    rows = [
-        [
-            f"{AREA_SETS.get(name, name)}, {parts[measure]['images']:,} images",
-            told,
-            f"{parts[measure]['area']:.1f}",
-            f"{parts[measure]['against']:.1f}",
-            f"{parts[measure]['gain']:+.1f} ± {parts[measure]['gain_error']:.1f}",
-        ]
-        for name, parts in found["sets"].items()
-        for measure, told in AREA_MEASURES.items()
-        if measure in parts
-    ]
-    text = table(["images held out", "measure", "area", found["against"], "difference"], rows)
-    return f"{text}\n\nArea: mean in percent over the logarithm of cost from {low:g} to {high:,g} MMACs."
 
 
 def measured_table() -> str:
@@ -360,79 +287,6 @@ def _clocks(real: dict[str, Any], twice: dict[str, Any]) -> str:
         f"{max(drift):.2f} times those at the beginning. Two runs on paper of one seed gave "
         f"{'identical bytes' if twice['identical'] else 'different bytes'}."
     )
-
-
-def gathered(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Rows of the table of faults: one for what was tried with several commands, but for kills, and one for all of
-    damaged input."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        name: str = row["tried"]
-        if not name.startswith("kill"):
-            name = re.split(r": | (?:under|during|while) `", name)[0]
-        groups.setdefault(name, []).append(row)
-    found = []
-    for name, group in groups.items():
-        pieces = dict.fromkeys(piece for row in group for piece in row["note"].split("; "))
-        note, shown = "; ".join(pieces), name
-        if len(group) > 1 and name == "damaged input":
-            taken, refused = (sum(_number(row["note"], word) for row in group) for word in ("taken", "refused"))
-            note = f"{taken:,} taken, {refused:,} refused with an error of the project's"
-            shown = f"{name} of {len(group)} kinds"
-        elif not name.startswith("kill") and (
-            commands := sorted(set(re.findall("`.+?`", str([r["tried"] for r in group]))))
-        ):
-            shown = f"{name}: {', '.join(commands)}"
-        times, lost = (sum(row[key] for row in group) for key in ("times", "lost"))
-        found.append([shown, f"{times:,}", f"{lost:,}" if lost else "nothing", note])
-    return found
-
-
-def _number(note: str, word: str) -> int:
-    """The number before a word."""
-    number = re.search(rf"([\d,]+) {word}", note)
-    return int(number[1].replace(",", "")) if number else 0
-
-
-def faults_section() -> str:
-    """What was tried to break it, how often, and what was lost."""
-    reports = [result(name) for name in ("faults", "fuzz", "soak") if (RESULTS / f"{name}.json").exists()]
-    rows = gathered([row for report in reports for row in report["results"]["rows"]])
-    if not rows:
-        raise FileNotFoundError("neither faults nor a soak have been measured")
-    commands = ", ".join(f"`{report['command']}`" for report in reports)
-    header = ["what was tried", "how often", "what was lost", "what holds"]
-    return f"{table(header, rows)}\n\nMeasured by {commands}."
-
-
-def load_section() -> str:
-    """What gives way first where more cameras come than can be refined."""
-    report = result("load")
-    runs = [run for run in report["results"]["simulated"] if not run["burning"]]
-    rows = []
-    for share in dict.fromkeys(run["share_of_most"] for run in runs):
-        alone, watched = (
-            next(run for run in runs if run["share_of_most"] == share and bool(run["visitors"]) is seen)
-            for seen in (False, True)
-        )
-        cells = [f"{share:g}", f"{alone['cameras'] * alone['fps']:.0f}"]
-        cells += [f"{100 * run['coverage']:.1f} %, {run['mean_exits']:.1f} exits" for run in (alone, watched)]
-        rows.append(cells)
-    first = runs[0]
-    machine, cores = report["machine"]["processor"], report["machine"]["cores"]
-    visitors = max(run["visitors"] for run in runs)
-    header = [
-        "share of the most",
-        "frames a second",
-        "answered, how deep",
-        f"the same, {visitors} visitors of the page",
-    ]
-    before = (
-        f"More cameras than can be refined ({first['cameras']}, simulated, one engine on {machine}, {cores} cores): "
-        "depth gives way before coverage. Rates are given as a share of the first exits that the engine can "
-        "reach in a second."
-    )
-    return f"{before}\n\n{table(header, rows)}\n\nMeasured by `{report['command']}`."
 
 
 SECTIONS: dict[str, Callable[[], str]] = {

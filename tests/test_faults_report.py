@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from benchmarks.faults import together
-from scripts import update_readme
+from scripts import readme_faults, results
 
 
 def test_rows_that_differ_in_details_are_added_up():
@@ -37,7 +37,7 @@ def test_the_table_is_short():
         {"tried": "damaged input: URLs", "times": 2000, "lost": 2, "note": "1,100 taken, 898 refused"},
         {"tried": "read-only folder", "times": 4, "lost": 0, "note": "one line"},
     ]
-    assert update_readme.gathered(rows) == [
+    assert readme_faults.gathered(rows) == [
         ["Ctrl-C: `label`, `live`", "5", "1", "gone in 2 s; 1 late"],
         ["damaged input of 2 kinds", "3,000", "2", "1,500 taken, 1,498 refused with an error of the project's"],
         ["kill -9 during `label`", "5", "nothing", "the same bytes"],
@@ -50,8 +50,8 @@ def test_all_reports_make_one_table(tmp_path, monkeypatch):
         rows = [{"tried": name, "times": times, "lost": lost, "note": "holds"}]
         report = {"command": f"python -m benchmarks.{name}", "results": {"rows": rows}}
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
-    monkeypatch.setattr(update_readme, "RESULTS", tmp_path)
-    text = update_readme.faults_section()
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    text = readme_faults.faults_section()
     assert "| faults | 100 | nothing | holds |" in text
     assert "| fuzz | 1,000,000 | 3 | holds |" in text
     assert text.endswith("`python -m benchmarks.faults`, `python -m benchmarks.fuzz`.")

@@ -1,0 +1,81 @@
+"""What the README says of the bundled weights."""
+
+from __future__ import annotations
+
+import json
+
+from scripts.results import RESULTS, result, table
+from stream_ann.weights import read_card
+
+__all__ = ["weights_table"]
+
+
+def weights_table() -> str:
+    """The exits of the bundled weights."""
+    card = read_card("imagenet")
+    assert card.validation is not None
+    sets = result("calibration")["results"]["report"]
+    rows, spent = [], 0
+    for number, step in enumerate(card.steps):
+        spent += step.macs
+        assert step.accuracy is not None
+        row = [str(number), step.name, f"{step.macs / 1e6:.0f}", f"{spent / 1e6:.0f}"]
+        for found in sets.values():
+            exit_ = found["exits"][number]
+            row.append(f"{100 * exit_['top1']:.1f} / {100 * exit_['calibrated_average_top1']:.1f} %")
+        rows.append([*row, f"{100 * step.accuracy:.1f} %"])
+    heads = [f"{AREA_SETS.get(name, name)}, {found['images']} images" for name, found in sets.items()]
+    text = table(["exit", "member", "MMACs", "MMACs so far", *heads, "agreement"], rows)
+    told = (
+        f"{text}\n\nTop-1 of the exit alone / of all exits so far together, which is what runs, on images held out "
+        "whose classes are ImageNet's by name (`python -m benchmarks.calibration`). "
+        f"{card.validation.measure[0].upper()}"
+        f"{card.validation.measure[1:]}, on {card.validation.data}."
+    )
+    area = f"\n\n{area_table()}" if (RESULTS / "anytime-area.json").exists() else ""
+    return f"{told}{area}\n\n{tiny_line()}"
+
+
+def tiny_line() -> str:
+    """What the smaller bundled weights are worth."""
+    found = json.loads((RESULTS / "tiny-imagenet.json").read_text())
+    exits = [row for row in found["figures"] if row["readout"] == "latest"]
+    shown = ", ".join(f"{100 * row['top1']:.1f}" for row in exits)
+    px, mmacs = exits[-1]["resolution_px"], exits[-1]["macs"] / 1e6
+    return (
+        f"`tiny-imagenet` is an anytime ResNet of {mmacs:.0f} MMACs for the {found['classes']} classes of "
+        f"Tiny-ImageNet at {px} px, trained from scratch for two minutes on a GPU, far too short: top-1 of its exits "
+        f"on the {found['images']:,} validation images {shown} %."
+    )
+
+
+AREA_SETS = {
+    "cal/val": "Caltech-101",
+    "tiny/val": "Tiny-ImageNet",
+    "tiny-left/val": "Tiny-ImageNet, 20 classes that no training picture shows",
+}
+AREA_MEASURES = {
+    "agreement_latest": "agreement, newest exit",
+    "top1_latest": "top-1 among its classes, newest exit",
+    "top1_average": "the same, average of the exits",
+}
+
+
+def area_table() -> str:
+    """What the answers of the bundled weights are worth over their costs."""
+    found = result("anytime-area")["results"]
+    low, high = found["costs_mmacs"]
+    rows = [
+        [
+            f"{AREA_SETS.get(name, name)}, {parts[measure]['images']:,} images",
+            told,
+            f"{parts[measure]['area']:.1f}",
+            f"{parts[measure]['against']:.1f}",
+            f"{parts[measure]['gain']:+.1f} ± {parts[measure]['gain_error']:.1f}",
+        ]
+        for name, parts in found["sets"].items()
+        for measure, told in AREA_MEASURES.items()
+        if measure in parts
+    ]
+    text = table(["images held out", "measure", "area", found["against"], "difference"], rows)
+    return f"{text}\n\nArea: mean in percent over the logarithm of cost from {low:g} to {high:,g} MMACs."
