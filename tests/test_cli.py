@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
+from pipelines.doctor import EXTRAS
 from stream_ann.scheduler import DEFAULT_PATH
 from stream_ann.weights import bundled_folder, read_card
 from tests.labelling import Job
@@ -334,6 +336,11 @@ def test_sources_lists_every_form():
     assert "demo" in out
     assert "pattern:" in out
     assert isinstance(json.loads(run("sources", "--json")[1]), list)
+
+
+def test_doctor_knows_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS) == set(extras)
 
 
 def test_doctor_finds_this_installation_sound():

@@ -79,6 +79,14 @@ def test_the_view_shows_label_ladder_latencies_and_counters():
         assert words[words.index(name) + 1] == count
 
 
+@pytest.mark.parametrize("height", [12, 30])
+def test_the_cursor_waits_in_an_empty_line_where_an_echoed_ctrl_c_moves_nothing(height):
+    for state in (status(), [status(), replace(status(), source="other")]):
+        lines = shown(state, height=height).split("\n")
+        assert lines[-2:] == ["", ""], "the view's own and that of the print"
+        assert len(lines) - 1 <= height
+
+
 def test_a_rung_fills_when_its_exit_is_reached_and_the_deepest_has_another_mark():
     for reached in (1, 2, 3):
         lines = [line for line in shown(status(reached=reached)).splitlines() if "lite" in line]

@@ -120,7 +120,11 @@ class TerminalView:
                 polled = self._poll()
                 statuses = [polled] if isinstance(polled, LiveStatus) else polled
                 view = _view if len(statuses) == 1 else _lines
-                self._last = view(statuses, self._source, self._names, self._console.width, self._console.height)
+                # Where Ctrl-C is echoed behind a full line, everything moves down by one and the view's first line
+                # stays behind for good; in an empty line it is painted over.
+                self._last = Group(
+                    view(statuses, self._source, self._names, self._console.width, self._console.height), ""
+                )
             except Exception as error:
                 self.error = error
         return self._last
