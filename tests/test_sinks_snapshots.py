@@ -176,6 +176,30 @@ class TestClips:
         assert self.numbers(folder / events[0]["clip"])[-1] >= 54
         assert len(list(folder.glob("*.mp4")) + list(folder.glob("*.mkv"))) == 2
 
+    def test_a_shared_clip_stays_as_long_as_one_of_its_moments(self, video, tmp_path):
+        folder = tmp_path / "snapshots"
+        changes = {30: "cat", 38: "dog", 46: "cow"}
+        events = self.play(video, folder, changes, before_s=1, after_s=1, gap_s=0, most=2)
+        assert [event["label"] for event in events] == ["dog", "cow"]
+        (clip,) = {event["clip"] for event in events}
+        assert self.numbers(folder / clip)
+        sink = sink_for(folder, most=1)  # a later run, of which only the folder tells
+        sink._wall_s = lambda: NOON_S + 100
+        run(sink, [("bee", 0, 0.9)])
+        assert sorted(path.suffix for path in folder.iterdir()) == [".jpg", ".json"]
+
+    def test_what_a_file_says_deletes_nothing_else(self, tmp_path):
+        mine = tmp_path / "mine.mp4"
+        mine.write_bytes(b"mine")
+        folder = tmp_path / "snapshots"
+        folder.mkdir()
+        for number, clip in enumerate(("../mine.mp4", str(mine), 7, None, ["a"])):
+            (folder / f"20200101T00000{number}.000Z-a-b.json").write_text(json.dumps({"clip": clip}))
+        (folder / "20200101T000009.000Z-a-b.json").write_text("[")
+        run(sink_for(folder, most=1), [("a", 0, 0.9)])
+        assert mine.exists()
+        assert len(list(folder.glob("*.json"))) == 1
+
     def test_a_clip_ends_with_its_source(self, video, tmp_path):
         folder = tmp_path / "snapshots"
         event = self.play(video, folder, {95: "cat"}, before_s=1, after_s=60, gap_s=0)[1]

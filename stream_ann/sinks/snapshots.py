@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -32,6 +33,8 @@ LONGEST_CLIP_S = 120.0
 LONGEST_BEFORE_S = 60.0
 JPEG_QUALITY = 92
 _OURS = re.compile(r"(\d{8}T\d{6}\.\d{3}Z-.*)\.json")
+_CLIP = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[^/\\]*\.(mp4|mkv)")
+"""Not just any name: what a file in the folder says is never a reason to delete something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class SnapshotSink:
         check_writable(folder / "snapshot.json")
         known = sorted(match[1] for name in os.listdir(folder) if (match := _OURS.fullmatch(name)))
         self._kept: deque[str] = deque(known)
+        self._clips = {name: clip for name in known if (clip := _clip_of(folder / f"{name}.json")) is not None}
 
     @property
     def name(self) -> str:
@@ -226,6 +230,8 @@ class SnapshotSink:
         self._write(f"{name}.json", (strict_json(event) + "\n").encode("utf-8", "backslashreplace"))
         self.taken += 1
         self._kept.append(name)
+        if clip is not None:
+            self._clips[name] = clip
         while len(self._kept) > options.most:
             self._delete(self._kept.popleft())
 
@@ -248,9 +254,12 @@ class SnapshotSink:
             raise output_error(path, error) from error
 
     def _delete(self, name: str) -> None:
-        for ending in ("jpg", "png", "mp4", "mkv", "json"):  # the JSON last: it says what belongs together
+        clip = self._clips.pop(name, None)
+        shared = clip in self._clips.values()  # moments near each other have one clip, which the last of them keeps
+        files = [f"{name}.jpg", f"{name}.png", *([] if clip is None or shared else [clip])]
+        for file in (*files, f"{name}.json"):  # the JSON last: it says what belongs together
             try:
-                (self._options.folder / f"{name}.{ending}").unlink(missing_ok=True)
+                (self._options.folder / file).unlink(missing_ok=True)
             except OSError as error:
                 raise output_error(self._options.folder / name, error) from error
         self.deleted += 1
@@ -303,6 +312,15 @@ class SnapshotSink:
         clip, source.clip = source.clip, None
         if clip is not None:
             clip.close()
+
+
+def _clip_of(event: Path) -> str | None:
+    """The clip that a snapshot's JSON names."""
+    try:
+        clip = json.loads(event.read_bytes())["clip"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return clip if isinstance(clip, str) and _CLIP.fullmatch(clip) else None
 
 
 def _time_s(result: FrameResult, own_time: bool) -> float:
