@@ -36,7 +36,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="A labelled recording (default: the demo clip); or: compare A.json B.json; or: arrivals CAMERA FILE.",
-            metavar="[SOURCE]",
+            metavar="SOURCE",
         ),
     ] = None,
     fps: Annotated[str, typer.Option(help="Frame rates.", metavar="N,N,...")] = "2,5,15,30,60,120,240,480",

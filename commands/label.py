@@ -46,7 +46,7 @@ def label(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Videos, folders with all that is in them, 'globs', @FILE for a list of paths, - for such a list on "
             "standard input, demo.",
         ),

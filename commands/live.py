@@ -82,7 +82,7 @@ def live(
         typer.Argument(
             help="demo, a webcam (0), a camera (rtsp://...), a video file, a folder or glob of images, "
             "pattern:WxH@FPS, or @FILE with some of these, one a line. Several share the engine.",
-            metavar="SOURCE...",
+            metavar="SOURCE",
             show_default=False,
         ),
     ],

@@ -73,7 +73,9 @@ class TestHelp:
             ["live"],
             ["label"],
             ["evaluate"],
+            ["bench"],
             ["train"],
+            ["distill"],
             ["sources"],
             ["doctor"],
             ["weights"],
@@ -85,6 +87,7 @@ class TestHelp:
         code, out, err = run(*command, "--help")
         assert code == 0, err
         assert "Usage:" in out
+        assert not re.search(r"\.\.\.\}|\[\[", out), "what may be repeated or left out is marked once"
         if command not in ([], ["weights"]):
             assert "Example:" in out
 
