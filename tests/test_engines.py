@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import stream_ann
 from stream_ann.engines import BatchEngine, TorchBatchEngine, TorchEngine, device_named, devices, open_engine
 from stream_ann.engines.folding import fold_batch_norms
 from stream_ann.engines.laned import LanedEngine
@@ -127,6 +128,19 @@ def test_every_exit_answers_as_the_network_does(arch, kind):
             assert got.dtype == np.float32
             assert got.sum() == pytest.approx(1, abs=1e-5)
             near(kind, got, expected)
+
+
+def test_trained_weights_answer_as_the_network_does(kind):
+    """Their batch norms have the statistics of real features, and their exits are surer than random ones."""
+    trained = stream_ann.load("cifar10-jpeg").net
+    engine = opened(kind, trained)
+    surest = 0.0
+    for image in images(6, seed=2):
+        engine.start(image)
+        for step, expected in enumerate(reference(trained, image)):
+            near(kind, engine.run(step), expected)
+            surest = max(surest, float(expected.max()))
+    assert surest > 0.8
 
 
 EANN = random_net(ARCHS["eann of one shared and one other trunk"])

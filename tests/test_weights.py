@@ -731,3 +731,27 @@ class TestImagenet:
                 (step,) = member.steps
                 name = imagenet.card.classes[int(step(sized, ())[1].argmax())]
                 assert "cat" in name or name in ("tabby", "lynx")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "photographed", "said"),
+    [
+        ("tiny-imagenet", "Tiny-ImageNet", "coffee", "espresso"),
+        ("cifar10-jpeg", "CIFAR-10, JPEG re-encoded", "chelsea", "cat"),
+    ],
+)
+def test_smaller_bundled_weights_know_something_and_say_what_they_are(name, data, photographed, said):
+    loaded = stream_ann.load(name)
+    card = loaded.card
+    assert card.file.bytes < 1e6
+    assert card.validation is not None
+    for told in (card.title, card.training["data"], card.validation.data):
+        assert data in told
+    accuracies = [accuracy for accuracy in card.accuracies if accuracy is not None]
+    assert len(accuracies) == len(card.steps)
+    assert accuracies == sorted(accuracies)
+    assert None not in [step.temperature for step in card.steps]
+    assert card.steps[-1].threshold == 0
+    with torch.inference_mode():
+        last = loaded.net(preprocess(photograph(photographed), card.steps[0].resolution_px, card.preprocessing))[-1]
+    assert card.classes[int(last.argmax())] == said
