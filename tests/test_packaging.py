@@ -84,7 +84,9 @@ def test_it_runs_from_another_folder_without_the_checkout(wheel, tmp_path):
     command = venv / "bin" / "stream-ann"
     assert run(command, "--version", cwd=tmp_path).stdout.startswith("stream-ann 0.")
     verified = run(command, "weights", "verify", cwd=tmp_path).stdout
-    assert all(f"{name}.json: values of the tensors: ok" in verified for name in ("imagenet", "tiny-imagenet", "cifar10-jpeg"))
+    assert all(
+        f"{name}.json: values of the tensors: ok" in verified for name in ("imagenet", "tiny-imagenet", "cifar10-jpeg")
+    )
     events = run(
         *(command, "live", "demo", "--no-realtime", "--max-frames", "2", "--view", "none", "--events", "-"),
         cwd=tmp_path,
