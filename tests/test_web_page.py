@@ -196,6 +196,32 @@ def test_several_are_a_grid_and_on_a_phone_a_column(browser, shown):
     assert browser.run(overflow) <= 0
 
 
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+def test_an_upright_picture_fits_on_the_screen_and_stretches_no_other_card(browser, phone):
+    run = FakeRun("upright", "wide", "as wide")  # of three cards, pictures come one by one
+    run.answer("upright", image=np.full((160, 90, 3), 90, np.uint8))
+    for name in run.names[1:]:
+        run.answer(name, image=np.full((90, 160, 3), 90, np.uint8))
+    with WebView(run.statuses, EXITS, access=Access(port=0)) as view:
+        if phone:
+            browser.cdp("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        browser.open(view.url)
+        browser.until("return document.querySelectorAll('.card.has-picture').length >= 2")
+        box = "return [...document.querySelectorAll('.stage')].map((stage) => stage.getBoundingClientRect())"
+        size = f"{box}.map((box) => [box.width, box.height])"
+        browser.until(f"const [upright] = (() => {{{size}}})(); return upright[1] > 300")  # it has its own shape
+        (width, height), (other_width, other_height), _ = browser.run(size)
+        assert height <= 0.7 * (844 if phone else 800) + 1
+        assert width == pytest.approx(other_width, abs=1), "bars at its sides, not a narrower card"
+        assert other_height == pytest.approx(other_width * 9 / 16, abs=1)
+        empty = (
+            "return [...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().bottom - "
+            "card.lastElementChild.lastElementChild.getBoundingClientRect().bottom)"
+        )
+        assert max(browser.run(empty)) < 60
+        browser.open("about:blank")
+
+
 def test_of_many_cards_only_those_on_the_screen_have_their_pictures_fetched(browser):
     run = FakeRun(*(f"camera {i}" for i in range(20)))
     for name in run.names:
