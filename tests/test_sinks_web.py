@@ -48,12 +48,14 @@ def next_event(answer) -> dict[str, Any]:
 
 def next_picture(answer) -> bytes:
     """The next part of a multipart message."""
-    length = 0
-    while (line := answer.readline()) != b"\r\n" or not length:
+    while (line := answer.readline()) != b"\r\n":
         assert line, "the stream has ended"
-        if line.lower().startswith(b"content-length:"):
-            length = int(line.split(b":")[1])
-    return answer.read(length)
+    data = b""
+    while not data.endswith(b"\r\n--frame\r\n"):
+        line = answer.readline()
+        assert line, "the stream has ended"
+        data += line
+    return data.removesuffix(b"\r\n--frame\r\n")
 
 
 class TestPage:

@@ -196,6 +196,18 @@ def test_several_are_a_grid_and_on_a_phone_a_column(browser, shown):
     assert browser.run(overflow) <= 0
 
 
+def test_the_newest_picture_is_shown_not_the_one_before(browser):
+    """A browser may keep a picture back until it hears of the next one."""
+    run = FakeRun("door")
+    run.answer("door", image=np.full((90, 160, 3), 90, np.uint8))
+    with WebView(run.statuses, EXITS, access=Access(port=0)) as view:
+        browser.open(view.url)
+        browser.until(f"const seen = (() => {{{PICTURE}}})(); return seen && Math.abs(seen[0] - 90) < 9", timeout_s=10)
+        run.answer("door", image=np.full((90, 160, 3), 200, np.uint8))
+        browser.until(f"const seen = (() => {{{PICTURE}}})(); return seen && Math.abs(seen[0] - 200) < 9", timeout_s=10)
+        browser.open("about:blank")
+
+
 @pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
 def test_an_upright_picture_fits_on_the_screen_and_stretches_no_other_card(browser, phone):
     run = FakeRun("upright", "wide", "as wide")  # of three cards, pictures come one by one

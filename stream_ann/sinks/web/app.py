@@ -212,14 +212,14 @@ async def _events(hub: Hub, sent: Callable[[int], None]) -> AsyncGenerator[bytes
 async def _pictures(hub: Hub, number: int) -> AsyncGenerator[bytes, None]:
     """A source's pictures as the parts of a multipart message, each the newest one; nothing where there is none."""
     shown = 0
-    yield b"--frame\r\n"
+    head = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
+    yield head
     while not hub.stopping:
         await hub.turns.turn()
         newest = hub.feed.picture(number, hub.statuses())
         if newest is not None and newest[0] != shown:
             shown, data = newest
-            head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
-            yield head + data + b"\r\n--frame\r\n"  # browsers show a picture when the boundary behind it is there
+            yield data + b"\r\n" + head  # a browser shows a picture only when the head of the next one is there
         else:
             yield b""
         await hub.wait()
