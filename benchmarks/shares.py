@@ -10,7 +10,8 @@ with the standard error of paired samples.
 Recommended is the share with the largest mean gain in agreement over all folders, of those with which top-1 has fallen
 in no folder by more than one standard error; of equal ones the smallest. Gains and falls are means over the changed
 exits that BEFORE has, too. So give classes that the training has seen and, in a folder of their own, some that it has
-not: those are what is forgotten first. Choose on other images than those that anything is then reported on.
+not: those are what is forgotten first. Few images let large falls pass, which their error then hides. Choose on other
+images than those that anything is then reported on.
 """
 
 from __future__ import annotations
