@@ -82,6 +82,8 @@ def distill(
     from stream_ann.errors import UsageError
 
     names = {part.partition(":")[0]: part.partition(":")[2] for part in member or ["lite0@96"]}
+    if len(names) < len(member or ()):
+        raise UsageError("a member is named twice", "name each once, as NAME or NAME:BLOCKS")
     shared: dict[str, Any] = {
         "out": out,
         "weights": weights,

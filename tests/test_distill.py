@@ -344,6 +344,9 @@ class TestTogether:
         for name in ("lite0-32", "lite0-48"):
             for key, tensor in made.net.trunks[name].state_dict().items():
                 assert "heads.4." in key or tensor.equal(before[key]), key
+        code, _, err = run("distill", folder, "--out", tmp_path / "two", *words, "--member", "lite0@32")
+        assert code == 1
+        assert "a member is named twice" in err
         code, _, err = run("distill", folder, "--out", tmp_path / "two", *words, "--exits", "4")
         assert code == 2 or "--exits for several members" in err
 
