@@ -76,6 +76,7 @@ class Feed:
             label=partial.label if partial else "",
             confidence=partial.confidence if partial else 0.0,
             exits=partial.exits if partial else (),
+            top=partial.top if partial else (),
             source=self.source.name,
             state=self.reader.state,
             frame=partial.frame if partial else None,

@@ -60,6 +60,8 @@ class LiveStatus:
     """Its probability, 0 to 1."""
     exits: tuple[ExitAnswer, ...]
     """The exits that the present frame has reached."""
+    top: tuple[tuple[str, float], ...] = ()
+    """The most probable classes of the same answer by name, most probable first."""
     source: str = ""
     """Name of the source."""
     state: StateChange | None = None

@@ -193,12 +193,17 @@ def test_partial_shows_the_exits_while_they_come():
     class WatchedEngine(FakeEngine):
         def run(self, step):
             seen.append(len(scheduler.partial.exits) if scheduler.partial else 0)
+            if scheduler.partial:
+                (label, confidence), *others = scheduler.partial.top
+                assert (label, confidence) == (scheduler.partial.label, scheduler.partial.confidence)
+                assert len(others) == 1
             return super().run(step)
 
-    scheduler = Scheduler(WatchedEngine(clock, [0.01] * 3), slot, clock, classes=NAMES)
-    list(scheduler.results())
+    scheduler = Scheduler(WatchedEngine(clock, [0.01] * 3), slot, clock, classes=NAMES, top_k=2)
+    (result,) = scheduler.results()
     assert seen == [0, 1, 2]
     assert scheduler.partial is not None
+    assert scheduler.partial.top == result.top
     assert len(scheduler.partial.exits) == 3
 
 

@@ -115,6 +115,13 @@ class TestPage:
         run.now["camera"] = replace(run.now["camera"], carried=0.63)
         assert client.json("/state")["sources"][0]["carried"] == "63 % from earlier frames"
 
+    def test_the_bars_are_of_the_answer_that_the_headline_is_of(self, run, view, client):
+        run.answer(label="tripod", confidence=0.9)
+        begun = [("binder", 0.45), ("tripod", 0.3)]  # the next frame has come to its first exit
+        run.now["camera"] = replace(run.now["camera"], label="binder", confidence=0.45, top=tuple(begun))
+        source = client.json("/state")["sources"][0]
+        assert [source["label"], source["confidence"]] == source["top"][0] == ["binder", 0.45]
+
     def test_numbers_that_json_cannot_say_become_null(self, run, view, client):
         run.answer(confidence=float("nan"), top=[("a", float("inf"))])
         source = client.json("/state")["sources"][0]

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -382,8 +383,6 @@ class TestPictures:
         assert written == ["yard", "door", "garage", "waiting for the first frame"]
 
     def test_a_suspect_picture_is_marked_everywhere(self, monkeypatch):
-        from dataclasses import replace
-
         written = self.lines(monkeypatch)
         run = FakeRun("cam")
         result = run.answer(image=np.zeros((180, 320, 3), np.uint8))
@@ -400,6 +399,21 @@ class TestPictures:
         result = run.answer(image=np.zeros((180, 320, 3), np.uint8))
         draw_statuses(Overlay(EXITS), run.statuses(), result.frame.arrival_s + 7)
         assert written == ["7.0 s old"]
+
+    def test_the_bars_of_a_frame_in_the_works_are_of_its_own_answer(self):
+        painted = []
+
+        class Noted(Overlay):
+            def paint(self, picture, result, stats=None):
+                painted.append(result)
+
+        run = FakeRun("cam")
+        result = run.answer(label="tripod", confidence=0.9)
+        begun = (("binder", 0.45), ("tripod", 0.3))
+        newer = replace(result.frame, index=1)
+        run.now["cam"] = replace(run.now["cam"], frame=newer, label="binder", confidence=0.45, top=begun)
+        draw_statuses(Noted(EXITS), run.statuses(), time.monotonic())
+        assert (painted[0].label, painted[0].top) == ("binder", begun)
 
     @pytest.mark.parametrize("size", [(1, 1), (5, 40), (40, 5), (64, 48), (4000, 30)])
     def test_no_size_and_no_text_is_too_much(self, size):

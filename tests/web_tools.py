@@ -60,6 +60,7 @@ class FakeRun:
             label=result.label,
             confidence=result.confidence,
             exits=result.exits,
+            top=result.top,
             frame=result.frame,
         )
         return result

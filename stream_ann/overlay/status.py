@@ -100,14 +100,12 @@ def _result(status: LiveStatus, frame: Frame) -> FrameResult:
     if last is not None and last.frame is frame:
         return last
     deepest = status.exits[-1]
-    # The runners-up are known at the end only; until then those of the frame before keep the layout still.
-    others = () if last is None else tuple(entry for entry in last.top if entry[0] != status.label)
     return FrameResult(
         frame=frame,
         label=status.label,
         class_id=deepest.class_id,
         confidence=status.confidence,
-        top=((status.label, status.confidence), *others[: len(last.top) - 1 if last else 0]),
+        top=status.top,
         exit=deepest.exit,
         exits=status.exits,
         budget_ms=None,

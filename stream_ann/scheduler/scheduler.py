@@ -389,7 +389,15 @@ class Scheduler:
             shown = settled.label if settled.hedged else None
             job.exits += (ExitAnswer(new.exit, new.class_id, new.confidence, done_ms, shown),)
         self.partial = source.partial = Partial(
-            job.frame, settled.label, settled.confidence, job.exits, job.carried, job.key_frame
+            job.frame,
+            settled.label,
+            settled.confidence,
+            job.exits,
+            settled.answer,
+            self._labelling.names,
+            self._top_k,
+            job.carried,
+            job.key_frame,
         )
 
     # nothing to do

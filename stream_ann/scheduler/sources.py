@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stream_ann.frames import ExitAnswer, Frame, Prediction
@@ -20,7 +21,7 @@ GONE = 10.0
 """After so many gaps without a frame, no other is reckoned with."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Partial:
     """How far the present frame has come, for views that show it while it happens."""
 
@@ -28,10 +29,24 @@ class Partial:
     label: str
     confidence: float
     exits: tuple[ExitAnswer, ...]
+    answer: Prediction
+    """The answer that the label was chosen by."""
+    names: Sequence[str]
+    """Name of each of its classes."""
+    top_k: int
+    """How many classes :attr:`top` lists."""
     carried: float = 0.0
     """Which part of the answer comes from earlier frames."""
     key_frame: int | None = None
     """The frame whose deep answer was joined to this one's."""
+
+    @property
+    def top(self) -> tuple[tuple[str, float], ...]:
+        """The most probable classes by name, most probable first.
+
+        Sorted when a view asks, some times a second, and not by the scheduler after every step.
+        """
+        return tuple((self.names[c], p) for c, p in self.answer.top(self.top_k))
 
 
 @dataclass(slots=True, eq=False)

@@ -102,7 +102,7 @@ class Feed:
         now_s = time.monotonic()
         kept = self._sources.setdefault(status.source, _Source())
         sent = 0 if since is None else since.get(status.source, 0)
-        frame, state, result, counts = status.frame, status.state, status.result, status.stats.counts
+        frame, state, counts = status.frame, status.state, status.stats.counts
         return {
             "number": number,
             "source": clean(status.source),
@@ -115,7 +115,7 @@ class Feed:
             "label": clean(status.label),
             "confidence": round(status.confidence, 4),
             "carried": format_carried(status.carried, status.frames_back),
-            "top": [] if result is None else [[clean(name), round(p, 4)] for name, p in result.top],
+            "top": [[clean(name), round(p, 4)] for name, p in status.top],
             "exits": [[e.exit, round(e.confidence, 4), round(e.done_ms, 2)] for e in status.exits],
             "counts": [counts.frames_in, counts.results, counts.replaced, counts.corrupt],
             "first": _percentiles(status.stats.first),
