@@ -59,10 +59,12 @@ class Feed:
     @property
     def counts(self) -> Counts:
         """Where the frames have gone so far. Once closed, ``frames_in == results + replaced + corrupt``."""
-        read, slot = self.reader.counts, self.slot.counts
+        corrupt, slot = self.reader.counts.corrupt, self.slot.counts
         # a frame whose refinement an exception cut short was taken, but has no result
         unfinished = slot.taken - self._given if self._closed else 0
-        return Counts(read.frames_in, self._given, slot.replaced + unfinished, read.corrupt)
+        # nor is a frame lost that was read ahead of its turn, where the run ended before that came
+        came_in = slot.put - slot.waiting - slot.unused + corrupt
+        return Counts(came_in, self._given, slot.replaced + unfinished, corrupt)
 
     def status(self, partial: Partial | None) -> LiveStatus:
         """What a view shows of this source at this moment. Safe to call from any thread.

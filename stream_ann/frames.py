@@ -164,10 +164,12 @@ class Counts:
     """Where the frames of a source went. Once a run is over, ``frames_in == results + replaced + corrupt``."""
 
     frames_in: int = 0
-    """Frames that the source gave, damaged ones included."""
+    """Frames that the source gave, damaged ones included. A frame comes in when it is taken to be answered or a newer
+    one takes its place: one that still waits when the run ends was read ahead and is not among them."""
     results: int = 0
     """Frames that were answered."""
     replaced: int = 0
-    """Frames that were never looked at, because a newer one took their place or the run ended."""
+    """Frames that were never looked at, because a newer one took their place; and those whose refinement was cut short
+    by an error, an interruption, or the end of a run of several sources after so many frames."""
     corrupt: int = 0
     """Frames that could not be decoded."""

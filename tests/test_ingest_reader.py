@@ -125,7 +125,8 @@ class TestWholeRuns:
         assert it.stop()
         counts = slot.counts
         assert counts.waiting == 0
-        assert it.counts.frames_in == counts.put == counts.taken + counts.replaced
+        assert it.counts.frames_in == counts.put == counts.taken + counts.replaced + counts.unused
+        assert counts.replaced == 0 or not lossless
 
     def test_in_real_time_the_frames_come_at_the_pace_of_their_timestamps(self):
         pictures = [Picture(BLACK, 5.0 + t) for t in (0.0, 0.05, 0.06, 0.2)]

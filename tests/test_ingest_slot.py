@@ -116,7 +116,7 @@ class TestLossless:
         slot.close()
         thread.join(10)
         assert answers == [False]
-        assert slot.counts == SlotCounts(put=2, taken=0, replaced=2, waiting=0)
+        assert slot.counts == SlotCounts(put=2, taken=0, replaced=0, waiting=0, unused=2)
 
 
 class TestEnd:
@@ -149,7 +149,7 @@ class TestEnd:
         thread.join(10)
         assert taken == [None]
 
-    def test_close_discards_the_frame_that_waits_and_says_no_to_the_reader(self):
+    def test_what_waits_at_the_end_or_comes_later_was_not_replaced(self):
         slot = Slot(FakeClock())
         put(slot, 0)
         slot.close()
@@ -157,7 +157,7 @@ class TestEnd:
         assert slot.ended
         assert slot.take(30.0) is None
         assert not put(slot, 1)
-        assert slot.counts == SlotCounts(put=2, taken=0, replaced=2, waiting=0)
+        assert slot.counts == SlotCounts(put=2, taken=0, replaced=0, waiting=0, unused=2)
         slot.finish(SourceError("nobody listens any more"))
         assert slot.take(0.0) is None
 
@@ -218,7 +218,7 @@ def test_every_frame_is_accounted_for_whatever_happens(actions: list[str], lossl
             slot.finish()
             finished = True
         counts = slot.counts
-        assert counts.put == index == counts.taken + counts.replaced + counts.waiting
+        assert counts.put == index == counts.taken + counts.replaced + counts.waiting + counts.unused
         assert slot.ended is (slot.take(0.0) is None and slot.ended)
 
 
@@ -249,7 +249,7 @@ class TestScriptedSlot:
         slot.close()
         assert slot.ended
         assert slot.take(1.0) is None
-        assert slot.counts == SlotCounts(put=5, taken=2, replaced=3, waiting=0)
+        assert slot.counts == SlotCounts(put=5, taken=2, replaced=2, waiting=0, unused=1)
 
     def test_the_error_comes_after_the_last_frame(self):
         frame = Frame(BLACK, "script", 0, None, 1.0)

@@ -27,6 +27,7 @@ from stream_ann.errors import (
     UnknownWeightsError,
     UsageError,
 )
+from stream_ann.frames import Counts
 from stream_ann.ingest import FakeSource
 from stream_ann.scheduler import DEFAULT_PATH, chosen_path
 from tests.small_weights import save_small_weights
@@ -137,7 +138,20 @@ def test_temperatures_of_the_card_reach_the_engine(small_weights, tmp_path):
 def test_max_frames_ends_the_run(clip, small_weights):
     run = pipelines.live(clip, weights=small_weights, device="cpu", realtime=False, max_frames=4)
     assert len(list(run)) == 4
+    assert run.counts == Counts(frames_in=4, results=4)  # the frames behind them were read ahead, not replaced
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+def test_figures_add_up_while_frames_wait_and_are_read_ahead(small_weights, realtime):
+    with pipelines.live("pattern:64x48@200", weights=small_weights, device="cpu", realtime=realtime) as run:
+        before = run.counts
+        for number, _ in zip(range(20), run, strict=False):
+            assert_invariant(run)  # at every result, not only at the end
+            assert run.counts.results == number + 1
+            assert run.counts.frames_in > before.frames_in
+            before = run.counts
     assert_invariant(run)
+    assert run.counts.frames_in >= before.frames_in
 
 
 def test_closing_midway_stops_the_thread_and_keeps_the_count(small_weights):

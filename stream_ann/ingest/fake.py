@@ -105,7 +105,7 @@ class ScriptedSlot:
             raise ValueError(f"arrivals must be in order, got {times_s}")
         self._waiting: Frame | None = None
         self._next_arrival_s = 0.0
-        self._put = self._taken = self._replaced = self._replaced_since = 0
+        self._put = self._taken = self._replaced = self._replaced_since = self._unused = 0
         self._closed = False
 
     @property
@@ -117,7 +117,7 @@ class ScriptedSlot:
     def counts(self) -> SlotCounts:
         """Where the frames have gone that have arrived so far."""
         self._arrive()
-        return SlotCounts(self._put, self._taken, self._replaced, int(self._waiting is not None))
+        return SlotCounts(self._put, self._taken, self._replaced, int(self._waiting is not None), self._unused)
 
     def take(self, timeout_s: float) -> Taken | None:
         """The newest frame, after moving the clock on to the next arrival where none is there.
@@ -185,10 +185,10 @@ class ScriptedSlot:
         return self._closed or (self._waiting is None and self._put == len(self._frames))
 
     def close(self) -> None:
-        """Take no more frames; one that waits is counted as replaced."""
+        """Take no more frames; one that waits is counted as unused."""
         self._arrive()
         self._closed = True
-        self._replaced += int(self._waiting is not None)
+        self._unused += int(self._waiting is not None)
         self._waiting = None
 
     def _arrive(self) -> None:

@@ -31,16 +31,18 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SlotCounts:
-    """Where the frames went. At any moment ``put == taken + replaced + waiting``."""
+    """Where the frames went. At any moment ``put == taken + replaced + waiting + unused``."""
 
     put: int = 0
     """Frames that the reader put in."""
     taken: int = 0
     """Frames that the consumer took out."""
     replaced: int = 0
-    """Frames that were never looked at, because a newer one took their place or the consumer had left."""
+    """Frames that were never looked at, because a newer one took their place."""
     waiting: int = 0
     """Frames in the slot, 0 or 1."""
+    unused: int = 0
+    """Frames that waited when the consumer left, or came afterwards: read ahead, and not needed any more."""
 
 
 class Inbox:
@@ -82,7 +84,7 @@ class Slot:
         self._changed = threading.Condition(threading.Lock())
         self._waiting: Frame | None = None
         self._next_arrival_s = 0.0
-        self._put = self._taken = self._replaced = self._replaced_since = 0
+        self._put = self._taken = self._replaced = self._replaced_since = self._unused = 0
         self._finished = self._closed = False
         self._error: BaseException | None = None
 
@@ -96,7 +98,7 @@ class Slot:
         """Where the frames have gone so far."""
         with self._changed:
             waiting = int(self._waiting is not None)
-            return SlotCounts(self._put, self._taken, self._replaced, waiting)
+            return SlotCounts(self._put, self._taken, self._replaced, waiting, self._unused)
 
     # the reader's side
 
@@ -113,7 +115,7 @@ class Slot:
             suspect: Whether parts of the picture may be wrong.
 
         Returns:
-            Whether there is still somebody to take frames. A frame put in afterwards is counted as replaced.
+            Whether there is still somebody to take frames. A frame put in afterwards is counted as unused.
 
         Raises:
             RuntimeError: If :meth:`finish` was called before.
@@ -126,7 +128,7 @@ class Slot:
                 raise RuntimeError("put() after finish()")
             self._put += 1
             if self._closed:
-                self._replaced += 1
+                self._unused += 1
                 return False
             if self._waiting is None:
                 self._next_arrival_s = frame.arrival_s
@@ -227,11 +229,11 @@ class Slot:
             return self._closed or (self._finished and self._waiting is None)
 
     def close(self) -> None:
-        """Take no more frames: one that waits is counted as replaced, and a waiting reader wakes. Can be repeated."""
+        """Take no more frames: one that waits is counted as unused, and a waiting reader wakes. Can be repeated."""
         with self._changed:
             if self._waiting is not None:
                 self._waiting = None
-                self._replaced += 1
+                self._unused += 1
             self._closed = True
             self._tell()
 

@@ -154,7 +154,7 @@ class Run:
     def _look(self) -> None:
         while not self.over.is_set():
             counts = self.slot.counts
-            if counts.put != counts.taken + counts.replaced + counts.waiting:
+            if counts.put != counts.taken + counts.replaced + counts.waiting + counts.unused:
                 raise AssertionError(f"frames do not add up: {counts}")
             if not 0 <= counts.waiting <= 1:
                 raise AssertionError(str(counts))
@@ -171,12 +171,13 @@ class Run:
         self.operations += len(self.taken)
         assert counts.waiting == 0
         assert counts.taken == len(self.taken)
-        assert counts.put == counts.taken + counts.replaced
+        assert counts.put == counts.taken + counts.replaced + counts.unused
         if self.script.closed_after is None:
             assert counts.put == self.script.frames
+            assert counts.unused == 0
             if self.script.frames:
                 assert self.taken[-1][0] == self.script.frames - 1, "the newest frame was lost"
-        if self.script.lossless and self.script.closed_after is None:
+        if self.script.lossless:
             assert counts.replaced == 0
 
 

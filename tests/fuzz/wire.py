@@ -113,7 +113,7 @@ def _watch(url: str, script: list[bytes]) -> None:
             stopped = reader.stop(5.0)
             counts = slot.counts
         assert stopped, "the reader does not stop"
-        assert counts.put == counts.taken + counts.replaced
+        assert counts.put == counts.taken + counts.replaced + counts.unused
     finally:
         server.close()
 
