@@ -30,7 +30,7 @@ pytestmark = pytest.mark.tool("chromium", "chromedriver")
 
 PICTURE = """
 const image = document.querySelector(".picture");
-if (!image.naturalWidth) return null;
+if (!image?.naturalWidth) return null;  // before the page has heard of its sources it has no card
 const canvas = document.createElement("canvas");
 canvas.width = 32; canvas.height = 18;
 const context = canvas.getContext("2d");
