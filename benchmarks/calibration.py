@@ -9,10 +9,10 @@ One part of the images to fit to gives a temperature for each exit, another the 
 point of top-1 lost), a third tells what these are worth. All of them together, and those of ``--fit-readout``, give the
 weights with which the readout ``average`` does not get worse from exit to exit, each new exit having at least half of
 the answer: photographs at hand tend to be smaller than those that the last members were made for. Thresholds are for
-the confidences of that readout. ``--into-card`` writes temperatures, thresholds and weights into the
-card, and top-1 of each exit on the first folder reported on beside its validation. Top-1 on the images to fit to is
-what schedulers then plan by, where a card's validation is something else, such as agreement: these images are not those
-that anything is reported on.
+the confidences of that readout. ``--into-card`` writes temperatures, thresholds and weights into the card, and top-1 of
+each exit on the first folder reported on beside its validation. Top-1 on the images to fit to, of a later exit never
+less than of one before, is what schedulers then plan by, where a card's validation is something else, such as
+agreement: these images are not those that anything is reported on.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ MAX_DROP = 0.5
 """Percentage points of top-1 that early exit may lose."""
 LEAST_SHARE = 0.5
 """Of the readout's answer, what a new exit has at least."""
+LEAST_GAIN = 0.002
+"""By how much a later exit is planned to be better than the one before, where the photographs do not show it."""
 
 
 def figures(
@@ -79,6 +81,18 @@ def _believed(scores: Scores, exit_: int, when: str) -> dict[str, float]:
 def joined(sets: Sequence[Outputs]) -> Outputs:
     """The images of several sets as one."""
     return Outputs(torch.cat([s.logits for s in sets], dim=1), torch.cat([s.labels for s in sets]))
+
+
+def planned_by(top1: Sequence[float]) -> list[float]:
+    """What schedulers are to reckon with of each exit: its top-1, but of a later one never less than of one before.
+
+    The later members of an EANN see more pixels. Photographs to fit to that are smaller than their inputs do not show
+    what that gains on the frames of a camera, and a scheduler would leave these members out for it.
+    """
+    found: list[float] = []
+    for one in top1:
+        found.append(max(one, found[-1] + LEAST_GAIN) if found else one)
+    return [round(min(one, 1.0), 4) for one in found]
 
 
 def with_calibration(
@@ -122,7 +136,7 @@ def with_calibration(
             "images": sum(found.images[1:]),
         }
     extra["planning"] = {
-        "measure": "top-1",
+        "measure": "top-1, of a later exit never less than of one before",
         "data": told,
         "images": sum(found.images),
         "command": calibration["command"],
@@ -174,7 +188,7 @@ def measure(args: argparse.Namespace) -> None:
             shares = [row["top1"] for row in first["exits"]]
             told_of = args.report_name or name
             top1 = {"data": told_of, "images": first["images"], "classes": first["classes"], "exits": shares}
-        fitted = [round(float(right), 4) for right in score(fit).top1.double().mean(dim=1)]
+        fitted = planned_by(score(fit).top1.double().mean(dim=1).tolist())
         card = with_calibration(
             weights.card, found, mixing, told=told, mixed=mixed.rstrip("; "), fitted=fitted, top1=top1
         )

@@ -110,9 +110,14 @@ def test_what_to_plan_by_is_measured_on_the_images_to_fit_to(small, photographs,
     loaded = weights.load(small)
     outputs = outputs_of(loaded, Part(photographs / "train", None))
     shares = (outputs.logits.argmax(2) == outputs.labels).double().mean(1).tolist()
-    assert loaded.card.planning_accuracies == pytest.approx(shares, abs=1e-3)
+    assert loaded.card.planning_accuracies == pytest.approx(calibration.planned_by(shares), abs=1e-3)
     assert loaded.card.planning_accuracies != tuple(loaded.card.extra["calibration"]["top1"]["exits"])
     assert loaded.card.extra["planning"]["images"] == 24
+
+
+def test_a_later_exit_is_never_planned_to_be_worse_than_one_before():
+    assert calibration.planned_by([0.5, 0.75, 0.7, 0.8]) == [0.5, 0.75, 0.752, 0.8]
+    assert calibration.planned_by([1.0, 0.9]) == [1.0, 1.0]
 
 
 def test_hedging_needs_classes_of_imagenet(photographs, tmp_path, monkeypatch, capsys):
