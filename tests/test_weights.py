@@ -691,7 +691,7 @@ class TestImagenet:
         card = imagenet.card
         assert "it was trained to say what Lite2 says" in card.description
         assert card.training["kind"] == "trained"
-        assert card.training["init"]["kind"] == "converted"
+        assert card.training["init"]["init"]["kind"] == "converted"  # trained twice
         assert card.licence == "Apache-2.0"
         assert len(set(card.classes)) == 1000
         assert None not in (card.readout_weights, *card.accuracies)
