@@ -31,7 +31,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -272,18 +272,18 @@ def _look(seen: Soak, process: subprocess.Popen[bytes], folder: Path, seconds: f
     """Sample the process until the time is up, and follow what it writes."""
     every_s = min(5.0, seconds / (6 * BLOCKS))
     begun_s = time.monotonic()
-    follower = _Follower(folder / EVENTS)
-    while (at_s := time.monotonic() - begun_s) < seconds:
-        if process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself after {at_s:.0f} s with exit code {process.returncode}")
-        seen.times_s.append(at_s)
-        seen.usage.append(usage(process.pid))
-        seen.disk = seen.disk.or_more(held(folder))
-        for line in follower.lines():
-            event = json.loads(line)
-            if "frame" in event:
-                seen.latency.append((at_s, event["first_ms"], event["final_ms"]))
-        time.sleep(every_s)
+    with _Follower(folder / EVENTS) as follower:
+        while (at_s := time.monotonic() - begun_s) < seconds:
+            if process.poll() is not None:
+                raise RuntimeError(f"the run ended by itself after {at_s:.0f} s with exit code {process.returncode}")
+            seen.times_s.append(at_s)
+            seen.usage.append(usage(process.pid))
+            seen.disk = seen.disk.or_more(held(folder))
+            for line in follower.lines():
+                event = json.loads(line)
+                if "frame" in event:
+                    seen.latency.append((at_s, event["first_ms"], event["final_ms"]))
+            time.sleep(every_s)
 
 
 class _Follower:
@@ -293,6 +293,13 @@ class _Follower:
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def lines(self) -> list[bytes]:
         """The whole lines that have come since the last call."""
