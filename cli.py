@@ -68,10 +68,11 @@ def _told(error: Exception, *, started: bool) -> int:
         return report_usage(error)
     except Exception:
         # With no memory or no file left, nothing more can be imported to say it better; Python itself may then fail
-        # without a reason.
-        if started and not isinstance(error, MemoryError | OSError | SystemError):
+        # without a reason, and a module that could not be read to its end lacks names from then on.
+        halfway = isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
+        if started and not halfway and not isinstance(error, MemoryError | OSError | SystemError):
             raise error from None
-    print(f"error: {error or type(error).__name__}; see what is used up (ulimit -a)", file=sys.stderr)  # noqa: T201
+    print(f"error: {str(error) or type(error).__name__}; see what is used up (ulimit -a)", file=sys.stderr)  # noqa: T201
     return 1
 
 

@@ -218,6 +218,26 @@ def copied_weights(tmp_path) -> Path:
     return tmp_path / "imagenet.json"
 
 
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (
+            "ImportError(\"cannot import name 'a' from 'b'\")",
+            "error: cannot import name 'a' from 'b'; see what is used up",
+        ),
+        ("MemoryError()", "error: MemoryError; see what is used up"),
+        ("ModuleNotFoundError('no module')", "ModuleNotFoundError: no module"),
+        ("ValueError('a bug')", "ValueError: a bug"),
+    ],
+)
+def test_a_module_that_was_read_halfway_for_want_of_memory_is_told_in_one_line(error, ends):
+    fails = f"def fails(**_): raise {error}\nimport commands.app, cli; commands.app.app = fails; cli.main()"
+    done = subprocess.run([sys.executable, "-c", fails], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(ends)
+    assert ("Traceback" in done.stderr) == (not ends.startswith("error: "))
+
+
 class TestBadInput:
     """Exit code 1 and one line that says what, which value, and what to do."""
 
