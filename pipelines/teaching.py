@@ -19,6 +19,7 @@ from stream_ann.nets import EANN, AnytimeNet, arch_of
 from stream_ann.training.augment import Augment
 from stream_ann.training.data import open_data
 from stream_ann.training.images import usable_cpus
+from stream_ann.training.own_trunk import with_members
 from stream_ann.training.taught import (
     TaughtCrops,
     Teach,
@@ -187,10 +188,10 @@ def teacher_members(net: AnytimeNet, members: Sequence[str] = ()) -> AnytimeNet:
             raise UsageError(f"a {type(net).__name__} has no members to choose from", "leave them out")
         return net
     places = [(str(name), int(px)) for name, px in arch_of(net)["members"]]
+    known = {member.name: place for member, place in zip(net.members(), places, strict=True)}
     chosen: list[tuple[str, int]] = []
     for text in members:
         named, _, pixels = text.partition("@")
-        known = {member.name: place for member, place in zip(net.members(), places, strict=True)}
         if text in known:
             chosen.append(known[text])
         elif named in net.trunks and pixels.isdecimal():
@@ -198,12 +199,7 @@ def teacher_members(net: AnytimeNet, members: Sequence[str] = ()) -> AnytimeNet:
         else:
             names = [*known, *net.trunks]
             raise UsageError(f"no member '{text}' to learn from", f"write TRUNK@PIXELS; {nearest(text, names)}")
-    chosen = chosen or places[-1:]
-    wanted = dict(chosen)
-    trunks = {name: trunk for name, trunk in net.trunks.items() if name in wanted and isinstance(trunk, AnytimeNet)}
-    ties = arch_of(net).get("tied", {}).items()
-    tied = {name: (source, parts) for name, (source, parts) in ties if {name, source} <= set(trunks)}
-    return EANN(trunks, chosen, tied).eval()
+    return with_members(net, chosen or places[-1:]).eval()
 
 
 def _file_name(path: str, limit: int | None) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "interpolate",
     "own_trunk",
     "part_of",
+    "with_members",
     "with_own_trunks",
 ]
 
@@ -154,12 +155,16 @@ def with_own_trunks(
 
 def part_of(net: EANN, numbers: Sequence[int]) -> EANN:
     """An EANN of some members of another one, by their numbers from 0 and in that order, with the same trunks."""
-    kept = [(str(name), int(px)) for i, (name, px) in enumerate(net.arch["members"]) if i in numbers]
-    names = {name for name, _ in kept}
+    return with_members(net, [(str(name), int(px)) for i, (name, px) in enumerate(net.arch["members"]) if i in numbers])
+
+
+def with_members(net: EANN, members: Sequence[tuple[str, int]]) -> EANN:
+    """An EANN of the same trunks, used and not copied, with other members: each a trunk and a resolution in pixels."""
+    names = {name for name, _ in members}
     trunks = {name: trunk for name, trunk in net.trunks.items() if name in names and isinstance(trunk, AnytimeNet)}
     ties = net.arch.get("tied", {}).items()
     tied = {name: (source, parts) for name, (source, parts) in ties if {name, source} <= names}
-    return EANN(trunks, kept, tied)
+    return EANN(trunks, members, tied)
 
 
 def interpolate(net: AnytimeNet, start: AnytimeNet, share: float, fresh: Iterable[str] = ()) -> None:
