@@ -1,4 +1,4 @@
-"""``stream-ann weights``: list, show, verify, convert and blend."""
+"""``stream-ann weights``: list, show, verify, convert, blend and tie."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from commands.shared import reported, say, say_data, table, without_passwords
 
 __all__ = ["weights_app"]
 
-weights_app = typer.Typer(no_args_is_help=True, help="List, show, verify, convert and blend weights.")
+weights_app = typer.Typer(no_args_is_help=True, help="List, show, verify, convert, blend and tie weights.")
 
 
 @weights_app.command("list")
@@ -146,3 +146,23 @@ def weights_blend(
     for note in made.notes:
         say(note)
     say_data(str(made.path))
+
+
+@weights_app.command("tie")
+@reported
+def weights_tie(
+    weights: Annotated[str, typer.Argument(help="Name or path of the weights.")],
+    member: Annotated[str, typer.Argument(help="Member that changes, such as lite0@224.")],
+    to: Annotated[str, typer.Option(help="Member whose network it gets, such as lite0@160.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the weights and their card to.", file_okay=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the weights; by default the folder's.")] = None,
+) -> None:
+    """Let a member run the network of another one, with batch norms of its own, to train both together.
+
+    Example: stream-ann weights tie mine/mine.json lite0@224 --to lite0@160 --out tied
+    """
+    from pipelines.tie import tie
+
+    _, path = tie(weights, member, to=to, out=out, name=name)
+    say(f"{member} runs the network of {to}; what the card said of it no longer holds: measure it anew, or train it")
+    say_data(str(path))

@@ -36,6 +36,7 @@ __all__ = [
     "finished",
     "names_of",
     "options_of",
+    "save_changed",
     "save_distilled",
     "teaching_weights",
 ]
@@ -161,7 +162,7 @@ def counted_folder(spec: str | os.PathLike[str], limit: int | None) -> tuple[str
 def save_distilled(
     net: EANN, base: weights_room.Weights, trained: Sequence[str], target: Path, about: Mapping[str, Any]
 ) -> Card:
-    """Write the weights; what the card said of exits that answer as they did still holds.
+    """Write weights of which some members were distilled.
 
     Args:
         net: The net.
@@ -169,6 +170,41 @@ def save_distilled(
         trained: Names of the members, in ``base``, that have been trained.
         target: Path of the files, without their suffixes.
         about: What the card says of the training.
+    """
+    card, several, teacher = base.card, len(trained) > 1, about["teacher"]
+    return save_changed(
+        net,
+        base,
+        target,
+        about,
+        title=f"{card.name} with {', '.join(trained)} distilled from {teacher['exit']}"
+        f" ({', '.join(member.name for member in net.members())})",
+        description=(
+            f"The weights '{card.name}', of which {', '.join(trained)} {'were' if several else 'was'} trained at "
+            f"{'their resolutions' if several else 'that resolution'} to say what {teacher['exit']} of "
+            f"'{teacher['name']}' says about the same crops. {card.description}"
+        ),
+    )
+
+
+def save_changed(
+    net: EANN,
+    base: weights_room.Weights,
+    target: Path,
+    about: Mapping[str, Any],
+    *,
+    title: str,
+    description: str,
+) -> Card:
+    """Write weights that differ from others in some members; what the card said of the other exits still holds.
+
+    Args:
+        net: The net.
+        base: The weights that it was made from, with as many members.
+        target: Path of the files, without their suffixes.
+        about: What the card says of how they came about.
+        title: Its title.
+        description: Its description.
     """
     plan, card = net.plan(), base.card
     assert isinstance(base.net, EANN)
@@ -181,17 +217,11 @@ def save_distilled(
             last = max(j for j, other in enumerate(card.steps) if other.member == step.member)
             whole = card.readout_weights[same.get(i, last)]
             mixing.append(whole if i in same else whole * 0.5 ** (own[-1] - i))
-    several = len(trained) > 1
     saved = weights_room.save(
         net,
         target,
-        title=f"{card.name} with {', '.join(trained)} distilled from {about['teacher']['exit']}"
-        f" ({', '.join(member.name for member in net.members())})",
-        description=(
-            f"The weights '{card.name}', of which {', '.join(trained)} {'were' if several else 'was'} trained at "
-            f"{'their resolutions' if several else 'that resolution'} to say what {about['teacher']['exit']} of "
-            f"'{about['teacher']['name']}' says about the same crops. {card.description}"
-        ),
+        title=title,
+        description=description,
         classes=card.classes,
         preprocessing=card.preprocessing,
         training=about,

@@ -16,13 +16,14 @@ from PIL import Image
 from benchmarks import shares
 from benchmarks.shares import Gain, figures, hits_of, recommended
 from pipelines.blend import blend, check_descent
+from pipelines.tie import tie
 from stream_ann import weights as weights_room
 from stream_ann.card import Validation
 from stream_ann.errors import UsageError
 from stream_ann.nets import EANN, Lite, build
 from stream_ann.preprocess import Preprocessing
-from stream_ann.training.blending import blended, changed_members, kept_exits
-from stream_ann.training.own_trunk import in_common, own_trunk
+from stream_ann.training.blending import blended, changed_members, kept_exits, on_network_of
+from stream_ann.training.own_trunk import in_common, own_trunk, with_own_trunks
 from stream_ann.weights.tensor_file import to_bytes
 from tests.test_cli import run
 
@@ -180,6 +181,57 @@ class TestBlended:
         fewer = EANN({"lite0": before.trunks["lite0"]}, [("lite0", 32)])
         with pytest.raises(UsageError, match="the members differ"):
             blended(before, fewer, 0.5)
+
+
+class TestOnNetworkOf:
+    def test_convolutions_become_the_others_and_norms_stay(self, after):
+        made = on_network_of(after, "lite0@56", "lite0@48")
+        assert made.plan().exit_names == after.plan().exit_names
+        own, theirs, was = (made.trunks["lite0"], after.trunks["lite0-48"], after.trunks["lite0"])
+        for name, tensor in own.state_dict().items():
+            wanted = theirs if name.endswith((".0.weight", "conv.weight", "linear.weight", "linear.bias")) else was
+            assert tensor.equal(wanted.state_dict()[name]), name
+        assert changed_members(after, made) == ("lite0@56",)
+
+    def test_they_are_stored_once(self, after):
+        made = on_network_of(after, "lite0@56", "lite0@48")
+        assert len(to_bytes(made)) < 0.75 * len(to_bytes(after))
+        three = [made.trunks[name].blocks[3].expand[0].weight for name in ("lite0-32", "lite0-48", "lite0")]
+        assert three[0] is three[1] is three[2]
+        torch.testing.assert_close(answers(made)[:4], answers(after)[:4])
+        # and stay so where they are trained together
+        again = with_own_trunks(made, {name: own_trunk(made, name)[0] for name in ("lite0@32", "lite0@48", "lite0@56")})
+        assert len({id(trunk.stem[0].weight) for name, trunk in again.trunks.items() if name != "last"}) == 1
+
+    def test_refusals(self, before, after):
+        with pytest.raises(UsageError, match="run one network already"):
+            on_network_of(before, "lite0@56", "lite0@48")
+        with pytest.raises(UsageError, match="no member is called 'lite0@50'"):
+            on_network_of(before, "lite0@50", "lite0@48")
+        other = EANN({"a": Lite(0, classes=5), "b": Lite(1, classes=5)}, [("a", 32), ("b", 32)])
+        with pytest.raises(UsageError, match="runs efficientnet-lite0 and b@32 efficientnet-lite1"):
+            on_network_of(other, "a@32", "b@32")
+        with pytest.raises(UsageError, match="has no members"):
+            on_network_of(Lite(0, classes=5), "a", "b")
+
+    def test_the_command(self, files, tmp_path):
+        old, new = files
+        code, out, err = run("weights", "tie", new, "lite0@56", "--to", "lite0@48", "--out", tmp_path, "--name", "tied")
+        assert code == 0, err
+        assert "lite0@56 runs the network of lite0@48" in err
+        assert out == f"{tmp_path}/tied.json\n"
+        card = weights_room.read_card(out.strip())
+        assert all(check.ok for check in weights_room.verify(out.strip()))
+        assert card.training["method"] == "tied"
+        assert card.training["init"]["name"] == "new"
+        assert card.training["members"] == ["lite0@56"]
+        code, _, err = run("weights", "tie", new, "lite0@56", "--to", "lite0@48", "--out", new.parent, "--name", "new")
+        assert code == 1
+        assert "is the weights that are changed" in err
+        # what answered as before is still known, what did not is not
+        single = tie(old, "last@64", to="lite0@48", out=tmp_path, name="single")[0]
+        assert single.accuracies == (0.2, 0.4, 0.6, None)
+        assert [step.temperature for step in single.steps] == [1.5, 1.5, 1.5, None]
 
 
 class TestBlend:

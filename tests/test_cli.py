@@ -79,7 +79,7 @@ class TestHelp:
             ["sources"],
             ["doctor"],
             ["weights"],
-            *(["weights", w] for w in ("list", "show", "verify", "convert", "blend")),
+            *(["weights", w] for w in ("list", "show", "verify", "convert", "blend", "tie")),
         ],
         ids=" ".join,
     )

@@ -13,7 +13,7 @@ from stream_ann.errors import UsageError, nearest
 from stream_ann.nets import EANN, AnytimeNet, arch_of
 from stream_ann.training.own_trunk import in_common, interpolate, own_trunk
 
-__all__ = ["blended", "changed_members", "kept_exits"]
+__all__ = ["blended", "changed_members", "kept_exits", "on_network_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,43 @@ def blended(
             if not (_holds(trunk, then.trunk.state_dict()) and _holds(then.trunk, trunk.state_dict())):
                 own[then.name] = trunk
     return _assembled(before, after, own)
+
+
+def on_network_of(net: AnytimeNet, member: str, source: str) -> EANN:
+    """An EANN in which a member runs the network of another one, with batch norms of its own.
+
+    Convolutions and classifiers become the other member's, and are stored once; what depends on the resolution most,
+    the batch norms, stays (Wang et al., "Resolution Switchable Networks", ECCV 2020). That is close to what the member
+    was where the two networks come from one, and a start for training them together.
+
+    Args:
+        net: An EANN; not changed, but its other trunks are used.
+        member: Name of the member that changes.
+        source: Name of the member whose network it gets.
+
+    Returns:
+        The EANN, in evaluation mode, with the members as they are called in ``net``.
+
+    Raises:
+        UsageError: There are no such members, their networks differ in kind, or they have all that in common already.
+    """
+    if not isinstance(net, EANN):
+        raise UsageError(f"a {type(net).__name__} has no members to choose from", "take an EANN, such as imagenet")
+    places = {place.name: place for place in _places(net)}
+    for name in (member, source):
+        if name not in places:
+            raise UsageError(f"no member is called '{name}'", nearest(name, places))
+    trunk, other = copy.deepcopy(places[member].trunk), places[source].trunk
+    kinds = [arch_of(which)["name"] for which in (trunk, other)]
+    if kinds[0] != kinds[1]:
+        raise UsageError(f"{member} runs {kinds[0]} and {source} {kinds[1]}", "name two members of one architecture")
+    theirs = dict(other.named_modules(remove_duplicate=False))
+    parts = [part for part in in_common(trunk) if part in theirs]
+    if not set(parts) - set(_equal_parts(trunk, other)):
+        raise UsageError(f"{member} and {source} run one network already", "name members of different networks")
+    for part in parts:
+        trunk.get_submodule(part).load_state_dict(theirs[part].state_dict())
+    return _assembled(net, net, {member: trunk.eval()})
 
 
 def _between(before: EANN, then: _Place, now: _Place, share: float, new_exits: bool) -> AnytimeNet:
