@@ -7,7 +7,7 @@ class or by WordNet id; ``FOLDER:4`` takes four images of each class::
 
 One part of the images to fit to gives a temperature for each exit, another the thresholds of early exit (at most half a
 point of top-1 lost), a third tells what these are worth. All of them together, and those of ``--fit-readout``, give the
-weights with which the readout ``average`` does not get worse from exit to exit, each new exit having at least half of
+weights with which the readout ``average`` does not get worse from exit to exit, a new member having at least half of
 the answer: photographs at hand tend to be smaller than those that the last members were made for. Thresholds are for
 the confidences of that readout. ``--into-card`` writes temperatures, thresholds and weights into the card, and top-1 of
 each exit on the first folder reported on beside its validation. Top-1 on the images to fit to, of a later exit never
@@ -28,6 +28,7 @@ import torch
 from benchmarks import report
 from benchmarks.photographs import Part, options_of, outputs_of
 from stream_ann.card import Card
+from stream_ann.nets import Plan
 from stream_ann.training.calibrate import Calibration, calibrate
 from stream_ann.training.early_exit import NEVER
 from stream_ann.training.evaluate import Scores, calibration_error, score, standard_error
@@ -38,7 +39,7 @@ from stream_ann.weights import Weights, load, write_card
 MAX_DROP = 0.5
 """Percentage points of top-1 that early exit may lose."""
 LEAST_SHARE = 0.5
-"""Of the readout's answer, what a new exit has at least."""
+"""Of the readout's answer, what the last exit of a member has at least when it is new."""
 LEAST_GAIN = 0.002
 """By how much a later exit is planned to be better than the one before, where the photographs do not show it."""
 
@@ -76,6 +77,12 @@ def _believed(scores: Scores, exit_: int, when: str) -> dict[str, float]:
         f"ece_{when}": round(calibration_error(scores.confidence[exit_], scores.top1[exit_]), 4),
         f"nll_{when}": round(float(scores.nll[exit_].double().mean()), 4),
     }
+
+
+def least_shares(plan: Plan) -> list[float]:
+    """Of each exit: half for the last of a member; those inside may do no more than complete the answer before."""
+    members = [step.member for step in plan.steps]
+    return [LEAST_SHARE if later != own else 0.0 for own, later in zip(members, [*members[1:], -1], strict=True)]
 
 
 def joined(sets: Sequence[Outputs]) -> Outputs:
@@ -153,7 +160,7 @@ def measure(args: argparse.Namespace) -> None:
     fit = joined(sets)
     temperatures = calibrate(fit, weights.plan, max_drop=MAX_DROP, seed=args.seed).temperatures
     more = [outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep) for part in args.fit_readout]
-    mixing = fit_mixing(joined([fit, *more]), temperatures, least=LEAST_SHARE)
+    mixing = fit_mixing(joined([fit, *more]), temperatures, least=least_shares(weights.plan))
     found = calibrate(fit, weights.plan, max_drop=MAX_DROP, readout="average", weights=mixing, seed=args.seed)
     reported: dict[str, Any] = {}
     for part in args.report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,10 @@ def distill(
     taught: Annotated[
         Path | None, typer.Option(help="Folder of crops and answers, for several runs.", file_okay=False)
     ] = None,
+    exits_only: Annotated[
+        bool,
+        typer.Option("--exits-only", help="Train new exits alone, each to improve on the answer before it."),
+    ] = False,
     share: Annotated[float, typer.Option(help="How much of the change to the weights is kept in the end.")] = 1.0,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Crops in each iteration.")] = None,
@@ -105,6 +110,13 @@ def distill(
         "lr": lr,
         "amp": amp,
     }
+    if exits_only:
+        unused = {"--called": called, "--mixup": mixup, "--cutmix": cutmix, "--temperature": temperature}
+        path = _exits_only(images, names, exits, unused, shared, crops)
+        if path is None:
+            raise typer.Exit(130)
+        say_data(str(path))
+        return
     if len(member or ()) > 1:
         for given, option in ((exits, "--exits"), (called, "--called")):
             if given is not None:
@@ -130,6 +142,38 @@ def distill(
     if result.path is None:
         raise typer.Exit(130)
     say_data(str(result.path))
+
+
+def _exits_only(
+    images: list[str],
+    names: dict[str, str],
+    exits: str | None,
+    unused: Mapping[str, object],
+    shared: dict[str, Any],
+    crops: int | None,
+) -> Path | None:
+    """Train new exits of members; the card's path, or None if that was interrupted."""
+    from pipelines.distill_exits import distill_exits
+    from stream_ann.errors import UsageError
+
+    share, keep_blocks, resume = (shared.pop(key) for key in ("share", "keep_blocks", "resume"))
+    unused = {
+        **unused,
+        "--share": None if share == 1 else share,
+        "--keep-blocks": keep_blocks or None,
+        "--resume": resume or None,
+    }
+    for option, given in unused.items():
+        if given is not None:
+            raise UsageError(
+                f"{option} with --exits-only", "leave it out: networks stay as they are, and it takes minutes"
+            )
+    if exits is not None:
+        if len(names) > 1:
+            raise UsageError("--exits for several members", "write --member NAME:BLOCKS")
+        names = dict.fromkeys(names, exits)
+    blocks = {part: _blocks(text) if text else None for part, text in names.items()}
+    return distill_exits(images, members=blocks, crops=crops or 2, **shared).path
 
 
 def _blocks(text: str) -> list[int]:

@@ -195,6 +195,7 @@ def save_changed(
     *,
     title: str,
     description: str,
+    mixing: Sequence[float] | None = None,
 ) -> Card:
     """Write weights that differ from others in some members; what the card said of the other exits still holds.
 
@@ -205,12 +206,13 @@ def save_changed(
         about: What the card says of how they came about.
         title: Its title.
         description: Its description.
+        mixing: The readout weights of all exits; by default those of ``base``, halved from one new exit to the one
+            before.
     """
     plan, card = net.plan(), base.card
     assert isinstance(base.net, EANN)
     same = kept_exits(base.net, net)
-    mixing = None
-    if card.readout_weights is not None:
+    if mixing is None and card.readout_weights is not None:
         mixing = []
         for i, step in enumerate(plan.steps):
             own = [j for j, other in enumerate(plan.steps) if other.member == step.member]

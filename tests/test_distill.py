@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from pipelines.distill import distill
+from pipelines.distill_exits import NewExits, distill_exits
 from pipelines.distill_together import distill_together
 from pipelines.train import TrainResult
 from stream_ann import weights as weights_room
@@ -20,9 +21,12 @@ from stream_ann.engines.folding import fold_batch_norms
 from stream_ann.errors import CardError, TrainingError, UsageError
 from stream_ann.nets import EANN, Lite, arch_of, build
 from stream_ann.nets import lite as lite_module
+from stream_ann.nets.heads import ConvHead
 from stream_ann.training.augment import Augment
 from stream_ann.training.data import open_data
+from stream_ann.training.options import TrainOptions
 from stream_ann.training.own_trunk import interpolate, own_trunk, with_own_trunks
+from stream_ann.training.stagewise import agreement, fit_exit, mixed_with, mixing_weights
 from stream_ann.training.taught import TaughtCrops, centre_crops, read_crops, varied_crops, write_crops
 from tests.datasets import image_folder
 from tests.small_weights import save_small_eann
@@ -408,3 +412,152 @@ class TestTogether:
             distill_together([folder], members={"lite0@32": None, "lite1@72": None}, **options)
         with pytest.raises(UsageError, match="no member is called"):
             distill_together([folder], members={"lite0@33": None}, **options)
+
+
+class TestStages:
+    """An exit that learns what the answer before it lacks."""
+
+    OPTIONS = TrainOptions(epochs=40, batch_size=32, optimizer="adamw", lr=2e-2, weight_decay=0.0, device="cpu")
+
+    @staticmethod
+    def puzzle() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features of four classes, of which the answer before tells but two groups apart, and the truth."""
+        drawn = torch.Generator().manual_seed(0)
+        truth = torch.randint(0, 4, (256,), generator=drawn)
+        # which of its group a class is can be seen in the first channel, the group itself nowhere
+        features = 0.1 * torch.rand(256, 8, 2, 2, generator=drawn)
+        features[:, 0] += (truth % 2).float()[:, None, None]
+        group = torch.stack([truth < 2, truth < 2, truth >= 2, truth >= 2], 1).float()
+        before = group / 2
+        return features.half(), before.half(), 20 * torch.nn.functional.one_hot(truth, 4).float()
+
+    def head(self) -> ConvHead:
+        torch.manual_seed(0)
+        return ConvHead(8, 16, 4)
+
+    def test_it_completes_the_answer_before_it_though_it_could_not_answer_alone(self):
+        features, before, wanted = self.puzzle()
+        head = self.head()
+        share = fit_exit(head, features, before, wanted, self.OPTIONS, number=1)
+        assert share is not None
+        assert 0.1 < share < 0.9
+        assert not head.training
+        then, now = agreement(before, wanted), agreement(mixed_with(head, features, before, share), wanted)
+        alone = agreement(mixed_with(head, features, None, 1.0), wanted)
+        assert now.same == 1
+        assert now.loss < then.loss  # a mixture cannot be surer than its parts
+        assert alone.same < 0.8
+
+    def test_an_exit_that_knows_nothing_gets_little(self):
+        features, _, wanted = self.puzzle()
+        share = fit_exit(
+            self.head(), torch.zeros_like(features), wanted.softmax(-1).half(), wanted, self.OPTIONS, number=1
+        )
+        assert share is not None
+        assert share < 0.1
+
+    def test_the_last_layer_stays_if_it_is_frozen_and_norms_are_those_of_all_features(self):
+        features, before, wanted = self.puzzle()
+        head = self.head()
+        head.linear.requires_grad_(False)
+        linear = head.linear.weight.clone()
+        assert fit_exit(head, features, before, wanted, self.OPTIONS, number=1) is not None
+        assert head.linear.weight.equal(linear)
+        conv, norm = head.expand[0], head.expand[1]
+        with torch.no_grad():
+            seen = conv(features.float())
+        torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-3, rtol=1e-2)
+        assert norm.momentum == 0.01
+
+    def test_the_same_seed_gives_the_same_exit(self):
+        features, before, wanted = self.puzzle()
+        heads = [self.head() for _ in range(2)]
+        shares = [fit_exit(head, features, before, wanted, self.OPTIONS, number=1) for head in heads]
+        assert shares[0] == shares[1]
+        assert heads[0].expand[0].weight.equal(heads[1].expand[0].weight)
+
+    def test_it_ends_when_it_is_told_to(self):
+        features, before, wanted = self.puzzle()
+        seen: list[int] = []
+        stopped = fit_exit(
+            self.head(),
+            features,
+            before,
+            wanted,
+            self.OPTIONS,
+            number=1,
+            stopping=lambda: len(seen) == 3,
+            on_progress=lambda done, total: seen.append(done),
+        )
+        assert stopped is None
+        assert seen == [1, 2, 3]
+
+    def test_weights_of_the_readout_give_each_exit_its_share(self):
+        shares = (1.0, 0.25, 0.5)
+        weights = mixing_weights(shares)
+        assert [round(weight / sum(weights[: i + 1]), 3) for i, weight in enumerate(weights)] == [1.0, 0.25, 0.5]
+
+
+NEW = {"lite0@48": [2], "lite1@72": [6, 9]}
+
+
+@pytest.fixture(scope="class")
+def inside(three, folder, tmp_path_factory) -> NewExits:
+    options: dict[str, Any] = {"batch_size": 6, "epochs": 2, "crops": 1, "val_fraction": 0.25, "device": "cpu"}
+    return distill_exits(
+        [folder], out=tmp_path_factory.mktemp("inside"), name="inside", weights=three, members=NEW, **options
+    )
+
+
+class TestExitsInside:
+    def test_nothing_else_changes(self, three, inside):
+        old, new = weights_room.load(three), weights_room.load(inside.path)
+        assert all(check.ok for check in weights_room.verify(inside.path))
+        names = ("lite0@32", "lite0@48 1", "lite0@48 2", "lite0@64", "lite1@72 1", "lite1@72 2", "lite1@72 3")
+        assert new.plan.exit_names == names
+        images = torch.rand(2, 3, 72, 72)
+        before, after = old.net(images), new.net(images)
+        for i, j in ((0, 0), (2, 1), (3, 2), (6, 3)):
+            torch.testing.assert_close(after[i], before[j])
+        # the member with an exit still runs the network of the two others
+        trunks = new.net.trunks
+        assert trunks["lite0"].blocks[3].expand[0].weight is trunks["lite0-48"].blocks[3].expand[0].weight
+        assert trunks["lite1"].heads["6"].linear.weight is trunks["lite1"].heads["11"].linear.weight
+
+    def test_each_exit_has_the_share_that_it_learnt_and_each_old_one_what_it_had(self, inside):
+        assert [new.name for new in inside.exits] == ["lite0@48 1", "lite1@72 1", "lite1@72 2"]
+        weights = inside.card.readout_weights
+        shares = [weight / sum(weights[: i + 1]) for i, weight in enumerate(weights)]
+        learnt = dict(zip((1, 4, 5), (new.share for new in inside.exits), strict=True))
+        wanted = [1.0, learnt[1], 2 / 3, 4 / 7, learnt[4], learnt[5], 8 / 15]
+        np.testing.assert_allclose(shares, wanted, atol=2e-3)
+        told = inside.card.training["new_exits"]
+        assert [entry["exit"] for entry in told] == [new.name for new in inside.exits]
+        assert inside.card.training["method"] == "exits distilled"
+        assert all(new.after.loss < new.before.loss + 0.05 for new in inside.exits)
+
+    def test_the_command(self, three, folder, tmp_path):
+        words = ["--weights", three, "--batch-size", "6", "--epochs", "1", "--val-fraction", "0.25", "--device", "cpu"]
+        words += ["--exits-only", "--crops", "1", "--taught", tmp_path / "crops"]
+        code, stdout, err = run(
+            "distill", folder, "--out", tmp_path / "out", *words, "--member", "lite0@48", "--exits", "2"
+        )
+        assert code == 0, err
+        assert "lite0@48 1: " in err
+        assert "of the answer; agreement with the teacher" in err
+        assert weights_room.load(stdout.strip()).plan.exit_names[1] == "lite0@48 1"
+        code, _, err = run(
+            "distill", folder, "--out", tmp_path / "two", *words, "--member", "lite0@48:2", "--share", "0.5"
+        )
+        assert code == 1
+        assert "--share with --exits-only" in err
+
+    def test_refusals(self, three, folder, tmp_path, base):
+        options: dict[str, Any] = {"out": tmp_path / "out", "weights": three, "device": "cpu"}
+        with pytest.raises(UsageError, match="nothing is new in member lite0@48"):
+            distill_exits([folder], members={"lite0@48": None}, **options)
+        with pytest.raises(UsageError, match="no member is called"):
+            distill_exits([folder], members={"lite0@33": [2]}, **options)
+        with pytest.raises(UsageError, match="is the weights that are changed"):
+            distill_exits([folder], members=NEW, **options | {"out": three.parent, "name": "three"})
+        assert not (tmp_path / "out").exists()

@@ -65,6 +65,8 @@ def test_a_new_exit_has_at_least_the_share_that_is_asked_for():
     free, held = fit_mixing(outputs), fit_mixing(outputs, least=0.5)
     assert free[1] < 1 <= held[1]
     assert held[2] >= held[0] + held[1]
+    assert fit_mixing(outputs, least=[0.0, 0.0, 0.5])[:2] == free[:2]
+    assert fit_mixing(outputs, least=[0.0, 0.5, 0.0])[1] == held[1]
 
 
 def test_temperatures_are_heeded():

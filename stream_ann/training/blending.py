@@ -13,7 +13,7 @@ from stream_ann.errors import UsageError, nearest
 from stream_ann.nets import EANN, AnytimeNet, arch_of
 from stream_ann.training.own_trunk import in_common, interpolate, own_trunk
 
-__all__ = ["blended", "changed_members", "kept_exits", "on_network_of"]
+__all__ = ["blended", "changed_members", "kept_exits", "on_network_of", "with_trunks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def blended(
             trunk = _between(before, then, now, share, new_exits)
             if not (_holds(trunk, then.trunk.state_dict()) and _holds(then.trunk, trunk.state_dict())):
                 own[then.name] = trunk
-    return _assembled(before, after, own)
+    return with_trunks(before, own, after)
 
 
 def on_network_of(net: AnytimeNet, member: str, source: str) -> EANN:
@@ -132,7 +132,7 @@ def on_network_of(net: AnytimeNet, member: str, source: str) -> EANN:
         raise UsageError(f"{member} and {source} run one network already", "name members of different networks")
     for part in parts:
         trunk.get_submodule(part).load_state_dict(theirs[part].state_dict())
-    return _assembled(net, net, {member: trunk.eval()})
+    return with_trunks(net, {member: trunk.eval()})
 
 
 def _between(before: EANN, then: _Place, now: _Place, share: float, new_exits: bool) -> AnytimeNet:
@@ -150,8 +150,20 @@ def _between(before: EANN, then: _Place, now: _Place, share: float, new_exits: b
     return trunk.eval()
 
 
-def _assembled(before: EANN, after: EANN, own: Mapping[str, AnytimeNet]) -> EANN:
-    """``before`` with other trunks for some members, called as in ``after`` where that is not taken."""
+def with_trunks(net: EANN, own: Mapping[str, AnytimeNet], called: EANN | None = None) -> EANN:
+    """An EANN like another one, in which some members run other trunks.
+
+    Convolutions and classifiers that trunks of one architecture have in common become one, and are stored once.
+
+    Args:
+        net: The EANN; its other trunks are used, not copied.
+        own: The trunk of each member, by the member's name.
+        called: An EANN with the same members, whose trunks' names are taken where they are free; by default ``net``.
+
+    Returns:
+        The EANN, in evaluation mode.
+    """
+    before, after = net, net if called is None else called
     places = _places(before)
     trunks = {place.trunk_name: place.trunk for place in places if place.name not in own}
     trunks = {name: trunks[name] for name in before.arch["trunks"] if name in trunks}

@@ -19,7 +19,7 @@ SHARES = tuple(i / 40 for i in range(1, 40))
 
 
 def fit_mixing(
-    outputs: Outputs, temperatures: Sequence[float] | None = None, *, least: float = 0.0
+    outputs: Outputs, temperatures: Sequence[float] | None = None, *, least: float | Sequence[float] = 0.0
 ) -> tuple[float, ...]:
     """The weight of each exit in the readout ``average``, the first one's being 1.
 
@@ -30,12 +30,12 @@ def fit_mixing(
     Args:
         outputs: Of images that were not trained on.
         temperatures: What each exit's logits are divided by; 1 for each by default.
-        least: The least share of the answer that a new exit gets, 0 to 0.9. Half is for images that are smaller than
+        least: The least share of the answer that a new exit gets, 0 to 0.9, or that of each exit. Half is for images that are smaller than
             those that will be asked about: the later members of an EANN, which see more pixels, gain nothing there, and
             must not be outvoted where they do.
     """
-    shares = [share for share in SHARES if share >= least]
     exits = len(outputs.logits)
+    leasts = [least] * exits if isinstance(least, int | float) else list(least)
     scale = torch.ones(exits) if temperatures is None else torch.tensor(list(temperatures))
     rows, labels = torch.arange(len(outputs)), outputs.labels
     mixed = (outputs.logits[0].float() / scale[0]).softmax(1)
@@ -43,6 +43,7 @@ def fit_mixing(
     weights, total = [1.0], 1.0
     for exit_ in range(1, exits):
         new = (outputs.logits[exit_].float() / scale[exit_]).softmax(1)
+        shares = [share for share in SHARES if share >= leasts[exit_]]
         found: tuple[float, float, int] | None = None  # surprise, share, how many are right
         for share in shares:
             tried = torch.lerp(mixed, new, share)
