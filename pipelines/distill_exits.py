@@ -182,7 +182,7 @@ def distill_exits(
             notes.add("interrupted; the crops are kept, and the exits begin anew next time")
             return NewExits(found, None, None, tuple(notes.lines))
 
-        net = with_trunks(whole, {member: part.trunk.cpu() for member, part in own.items()})
+        net = with_trunks(whole, {member: part.trunk for member, part in own.items()})
         told = [
             {
                 "exit": new.name,
@@ -313,6 +313,7 @@ class _Stages:
                     for which, answer in enumerate(answers):
                         known, said = so_far[which], answer.probabilities[i]
                         so_far[which] = said if known is None else torch.lerp(known.float(), said.float(), share).half()
+            part.trunk.cpu()
         return True
 
     def _answers(self, part: _Member, member: Member, done: int) -> list[MemberAnswers] | None:

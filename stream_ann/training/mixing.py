@@ -30,9 +30,9 @@ def fit_mixing(
     Args:
         outputs: Of images that were not trained on.
         temperatures: What each exit's logits are divided by; 1 for each by default.
-        least: The least share of the answer that a new exit gets, 0 to 0.9, or that of each exit. Half is for images that are smaller than
-            those that will be asked about: the later members of an EANN, which see more pixels, gain nothing there, and
-            must not be outvoted where they do.
+        least: The least share of the answer that a new exit gets, 0 to 0.9, or that of each exit. Half is for images
+            that are smaller than those that will be asked about: the later members of an EANN, which see more pixels,
+            gain nothing there, and must not be outvoted where they do.
     """
     exits = len(outputs.logits)
     leasts = [least] * exits if isinstance(least, int | float) else list(least)
