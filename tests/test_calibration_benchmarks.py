@@ -165,3 +165,9 @@ def test_area_under_answers_over_the_logarithm_of_cost(small, photographs, tmp_p
         assert found["agreement_latest"]["exits"]["resann@32 3"] == 100
         assert found["top1_latest"]["images"] < found["images"]
     assert len(list((tmp_path / "keep").iterdir())) == 2  # what both weights have in common ran once
+
+
+def test_exits_inside_members_may_have_any_share_and_the_last_of_all_less_than_half():
+    macs = {"resolution_px": 32, "first": False, "macs": 1}
+    plan = Plan(tuple(StepInfo(str(i), member, **macs) for i, member in enumerate((0, 1, 1, 2, 2))), 4)
+    assert calibration.least_shares(plan) == [0.5, 0.0, 0.5, 0.0, 0.4]
