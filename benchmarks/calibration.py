@@ -43,6 +43,8 @@ LEAST_SHARE = 0.5
 """Of the readout's answer, what the last exit of a member has at least when it is new."""
 LEAST_LAST_SHARE = 0.4
 """What the last exit of all has at least: more than any other. With half of it, photographs of 160 px lost a point."""
+LEAST_CONFIDENCE = 0.4
+"""No exit but the last ends a frame that it is less sure of: what is unsure goes on to where more pixels are seen."""
 LEAST_GAIN = 0.002
 """By how much a later exit is planned to be better than the one before, where the photographs do not show it."""
 
@@ -129,6 +131,7 @@ def with_calibration(
         "early_exit": {
             "goal": early.goal,
             "budget": early.budget,
+            "least_confidence": LEAST_CONFIDENCE,
             "readout": early.readout,
             "top1": round(early.top1, 4),
             "drop": round(early.drop, 2),
@@ -167,7 +170,15 @@ def measure(args: argparse.Namespace) -> None:
     more = [outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep) for part in args.fit_readout]
     leasts = least_shares(weights.plan)
     mixing = fit_mixing(joined([fit, *more]), temperatures, least=leasts)
-    found = calibrate(fit, weights.plan, max_drop=MAX_DROP, readout="average", weights=mixing, seed=args.seed)
+    found = calibrate(
+        fit,
+        weights.plan,
+        max_drop=MAX_DROP,
+        readout="average",
+        weights=mixing,
+        least_confidence=LEAST_CONFIDENCE,
+        seed=args.seed,
+    )
     reported: dict[str, Any] = {}
     for part in args.report:
         outputs = outputs_of(weights, part, batch_size=args.batch_size, keep=args.keep)

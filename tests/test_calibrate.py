@@ -308,6 +308,16 @@ class TestCalibrate:
         as_good = [i for i in range(4) if correct[i, reported].mean() >= top1]
         assert early.smallest_static == (min(as_good) if as_good else None)
 
+    @pytest.mark.parametrize("least", [0.0, 0.6, 0.95])
+    def test_no_image_that_an_exit_is_unsure_of_ends_there(self, least):
+        outputs = outputs_of(exits=4)
+        free = calibrate(outputs, PLAN, max_drop=20.0).early_exit
+        assert min(free.thresholds[:-1]) < 0.6
+        held = calibrate(outputs, PLAN, max_drop=20.0, least_confidence=least).early_exit
+        assert held.thresholds == (*(max(t, least) for t in free.thresholds[:-1]), 0.0)
+        assert (held.cost > free.cost) == (held.chosen_cost > free.chosen_cost) == (least > 0)
+        assert held.chosen_top1 >= free.chosen_top1
+
     def test_a_target_cost_is_kept_where_it_was_chosen(self):
         found = calibrate(outputs_of(), PLAN, target_cost=0.4).early_exit
         assert found.chosen_cost <= 0.4

@@ -177,6 +177,7 @@ def calibrate(
     accuracies: Sequence[float] | None = None,
     weights: Sequence[float] | None = None,
     step_s: Sequence[float] | None = None,
+    least_confidence: float = 0.0,
     seed: int = 0,
 ) -> Calibration:
     """Fit a temperature to each exit, choose thresholds for early exit, and report what they are worth.
@@ -190,6 +191,8 @@ def calibrate(
         accuracies: Validated accuracy of each exit, for ``"best"``; by default what the fitted part gives.
         weights: Weight of each exit, for ``"average"``; by default they double from exit to exit.
         step_s: Measured time of each step, in seconds.
+        least_confidence: No exit but the last ends an image that it is less sure of, 0 to 1: for images that show less
+            of what the last exits are good for than those that will be asked about.
         seed: Which images are in which part.
 
     Raises:
@@ -229,6 +232,8 @@ def calibrate(
         max_drop=max_drop,
         target_cost=target_cost,
     )
+    if least_confidence > 0:
+        point = _held(point, least_confidence, basis, macs)
     goal: tuple[Goal, float] = ("max-drop", max_drop) if max_drop is not None else ("target-cost", target_cost or 0.0)
     early = _report(scores.rows(reported), before, plan, point, points, goal, step_s)
     safe: SafeExits | None = None
@@ -345,6 +350,15 @@ def _doubts(parts: Sequence[Tensor], labels: Tensor) -> tuple[str, ...]:
     if any(len(np.unique(labels[part].numpy())) < there for part in parts):
         doubts.append("some classes have too few images to be in all three parts")
     return tuple(doubts)
+
+
+def _held(point: OperatingPoint, least: float, basis: Scores, macs: Sequence[float]) -> OperatingPoint:
+    """The point with no threshold below ``least`` but the last, and what it is worth on the same images."""
+    *early, last = point.thresholds
+    thresholds = (*(max(threshold, least) for threshold in early), last)
+    taken = exits_taken(thresholds, basis.confidence.numpy())
+    right = basis.top1.numpy()[taken, np.arange(len(taken))]
+    return OperatingPoint(thresholds, float(np.asarray(macs, dtype=np.float64)[taken].mean()), float(right.mean()))
 
 
 def _report(
