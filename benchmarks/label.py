@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def labelled(path: Path, name: str, *, copies: int = 1, **options: Any) -> tuple
     """
     with tempfile.TemporaryDirectory() as folder:
         for copy in range(copies):
-            (Path(folder) / f"{copy:03}{path.suffix}").symlink_to(path.resolve())
+            shutil.copyfile(path, Path(folder) / f"{copy:03}{path.suffix}")
         run = pipelines.label(folder, weights=name, **options)
         found = [next(run)]
         begun_s = time.perf_counter()
