@@ -83,9 +83,9 @@ def test_a_hedged_label_sharpens_from_exit_to_exit(pictures):
         cat, coffee, rocket = list(run)
     hierarchy = bundled_hierarchy()
     ladder = [hierarchy.below(answer.label) for answer in rocket.exits]
-    assert ladder[0] > ladder[-1]  # from an artifact to a weapon or less
+    assert ladder[0] > ladder[-1]  # from an artifact to a device or less
     assert "missile" in ladder[-1]
-    for result, right in ((cat, "domestic cat"), (coffee, "beverage"), (rocket, "weapon")):
+    for result, right in ((cat, "domestic cat"), (coffee, "beverage"), (rocket, "device")):
         assert hierarchy.below(result.label) <= hierarchy.below(right)
         assert result.exits[-1].label == result.label
         event = result.as_event()
