@@ -203,6 +203,15 @@ class TestOnNetworkOf:
         again = with_own_trunks(made, {name: own_trunk(made, name)[0] for name in ("lite0@32", "lite0@48", "lite0@56")})
         assert len({id(trunk.stem[0].weight) for name, trunk in again.trunks.items() if name != "last"}) == 1
 
+    def test_heads_of_another_width_stay_as_they_are(self):
+        torch.manual_seed(0)
+        trunks = {f"own{width}": Lite(0, classes=5, exits=[4], head_width=width) for width in (8, 16)}
+        net = EANN(trunks, [("own8", 32), ("own16", 48)]).eval()
+        made = on_network_of(net, "own16@48", "own8@32")
+        small, large = made.trunks["own8"], made.trunks["own16"]
+        assert large.blocks[3].expand[0].weight is small.blocks[3].expand[0].weight
+        assert large.heads["4"].expand[0].weight.equal(trunks["own16"].heads["4"].expand[0].weight)
+
     def test_refusals(self, before, after):
         with pytest.raises(UsageError, match="run one network already"):
             on_network_of(before, "lite0@56", "lite0@48")

@@ -116,18 +116,14 @@ def on_network_of(net: AnytimeNet, member: str, source: str) -> EANN:
     Raises:
         UsageError: There are no such members, their networks differ in kind, or they have all that in common already.
     """
-    if not isinstance(net, EANN):
-        raise UsageError(f"a {type(net).__name__} has no members to choose from", "take an EANN, such as imagenet")
-    places = {place.name: place for place in _places(net)}
-    for name in (member, source):
-        if name not in places:
-            raise UsageError(f"no member is called '{name}'", nearest(name, places))
-    trunk, other = copy.deepcopy(places[member].trunk), places[source].trunk
+    with torch.random.fork_rng(devices=[]):  # copies begin at random, and are then filled
+        trunk, other = (own_trunk(net, name)[0] for name in (member, source))
+    assert isinstance(net, EANN)
     kinds = [arch_of(which)["name"] for which in (trunk, other)]
     if kinds[0] != kinds[1]:
         raise UsageError(f"{member} runs {kinds[0]} and {source} {kinds[1]}", "name two members of one architecture")
     theirs = dict(other.named_modules(remove_duplicate=False))
-    parts = [part for part in in_common(trunk) if part in theirs]
+    parts = [part for part in in_common(trunk) if part in theirs and _alike(trunk.get_submodule(part), theirs[part])]
     if not set(parts) - set(_equal_parts(trunk, other)):
         raise UsageError(f"{member} and {source} run one network already", "name members of different networks")
     for part in parts:
@@ -219,6 +215,12 @@ def _places(net: EANN) -> list[_Place]:
         assert isinstance(trunk, AnytimeNet)
         found.append(_Place(member.name, name, trunk, resolution_px))
     return found
+
+
+def _alike(module: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two modules have tensors of the same names and shapes."""
+    shapes = [{key: tensor.shape for key, tensor in which.state_dict().items()} for which in (module, other)]
+    return shapes[0] == shapes[1]
 
 
 def _holds(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> bool:
