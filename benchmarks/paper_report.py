@@ -43,6 +43,8 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             continue
         accuracy = _mean_curve(found)[1]
         finals = [r["accuracy"][-1] for r in found]
+        over = [] if peer is None else _over_peer(costs, accuracy, peer)
+        told = [gap for gap in over if gap is not None]
         increase = [
             (1 - accuracy[i]) / opt_error[i] - 1 if i in opt_error and opt_error[i] > 0 else None for i in at_quarter
         ]
@@ -55,7 +57,9 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "final_accuracy": statistics.mean(finals),
                 "final_accuracy_std": statistics.stdev(finals) if len(finals) > 1 else None,
                 "accuracy": accuracy,
-                "over_msdnet": _over_peer(costs, accuracy, peer),
+                "over_msdnet": statistics.mean(told) if told else None,
+                "over_msdnet_least": min(told, default=None),
+                "over_msdnet_each": over,
             }
         )
     rows.sort(key=lambda row: -row["mean_accuracy"])
@@ -99,24 +103,22 @@ def _mean_curve(runs: Sequence[dict[str, Any]]) -> tuple[list[int], list[float]]
 
 
 def _over_peer(
-    costs: Sequence[int], accuracy: Sequence[float], peer: tuple[list[int], list[float]] | None
-) -> float | None:
-    """Mean difference to the peer's best answer at no more than the cost of each exit that the peer can afford."""
-    if peer is None:
-        return None
-    gaps = []
+    costs: Sequence[int], accuracy: Sequence[float], peer: tuple[list[int], list[float]]
+) -> list[float | None]:
+    """Difference to the peer's best answer at no more than the cost of each exit; None where it can afford none."""
+    gaps: list[float | None] = []
     for cost, own in zip(costs, accuracy, strict=True):
         within = [a for c, a in zip(*peer, strict=True) if c <= cost]
-        if within:
-            gaps.append(own - max(within))
-    return statistics.mean(gaps) if gaps else None
+        gaps.append(own - max(within) if within else None)
+    return gaps
 
 
 def _markdown(summary: dict[str, Any]) -> str:
     def percent(value: float | None, sign: bool = False) -> str:
         return "-" if value is None else f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
 
-    header = ["method", "seeds", *(f"at {part}" for part in QUARTERS), "mean over exits", "final", "over MSDNet"]
+    parts = [f"at {part}" for part in QUARTERS]
+    header = ["method", "seeds", *parts, "mean over exits", "final", "over MSDNet", "least"]
     lines = [header, ["---"] * len(header)]
     for row in summary["methods"]:
         spread = "" if row["final_accuracy_std"] is None else f" ± {100 * row['final_accuracy_std']:.1f}"
@@ -128,13 +130,15 @@ def _markdown(summary: dict[str, Any]) -> str:
                 percent(row["mean_accuracy"]),
                 percent(row["final_accuracy"]) + spread,
                 percent(row["over_msdnet"], sign=True),
+                percent(row["over_msdnet_least"], sign=True),
             ]
         )
     images = summary["images"]
     caption = (
         f"{summary['data']}: {images['train']:,} images to train on, {images['val']:,} to validate, "
         f"{summary['epochs']} epochs. Relative increase of the error over OPT in %, at a part of the whole cost; "
-        "accuracies in %; the last column in points, mean over exits."
+        "accuracies in %; the last columns in points, over MSDNet's best answer at no more than an exit's cost, the "
+        "mean and the least of all exits."
     )
     return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)])
 

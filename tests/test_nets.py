@@ -44,9 +44,10 @@ CASES: dict[str, dict[str, Any]] = {
     "resann 3x3/2": {**RESANN, "stem": "3x3/2", "resolution_px": 64},
     "resann 3x3/4": {**RESANN, "stem": "3x3/4", "resolution_px": 97},
     "resann 7x7/4": {**RESANN, "stem": "7x7/4", "resolution_px": 97},
+    "resann strided": {**RESANN, "n": [1, 2, 1], "s": 1, "head": "strided", "head_width": 8, "resolution_px": 33},
     "eann": SHARED,
 }
-ABANDONED = ("lite0", "resann odd", "eann")
+ABANDONED = ("lite0", "resann odd", "resann strided", "eann")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -98,6 +98,22 @@ class TestCosts:
         ]
         assert plan.classes == 10
 
+    def test_strided_heads_are_the_hand_count(self):
+        plan = ResANN(classes=10, n=[1, 1, 2], c=4, s=1, resolution_px=32, head="strided", head_width=8).plan()
+        trunk = [
+            32**2 * 9 * (3 * 4 + 2 * 4 * 4),
+            16**2 * 9 * (4 * 8 + 8 * 8),
+            8**2 * 9 * (8 * 16 + 16 * 16),
+            8**2 * 9 * (2 * 16 * 16),
+        ]
+        heads = [
+            9 * (16**2 * 4 * 8 + 8**2 * 8 * 8) + 8 * 10,
+            9 * (8**2 * 8 * 8 + 4**2 * 8 * 8) + 8 * 10,
+            9 * (4**2 * 16 * 8 + 2**2 * 8 * 8) + 8 * 10,
+            16 * 10,  # the last unit has seen the whole image: pooling is enough
+        ]
+        assert [step.macs for step in plan.steps] == [a + b for a, b in zip(trunk, heads, strict=True)]
+
     def test_a_shared_trunk_is_counted_at_each_resolution(self):
         with torch.device("meta"):
             net = EANN({"lite0": Lite(0)}, [("lite0", 33), ("lite0", 97), ("lite0", 65)])
@@ -199,9 +215,17 @@ class TestStartingWeights:
 
 class TestExits:
     @pytest.mark.parametrize(
-        ("n", "s", "expected"), [(3, 3, [2, 5, 8]), (3, 4, [0, 4, 8]), (2, 1, [0, 1, 2, 3, 4, 5]), (1, 3, [2])]
+        ("n", "s", "expected"),
+        [
+            (3, 3, [2, 5, 8]),
+            (3, 4, [0, 4, 8]),
+            (2, 1, [0, 1, 2, 3, 4, 5]),
+            (1, 3, [2]),
+            ([1, 4, 2], 3, [0, 3, 6]),
+            ([3, 1, 1], 5, [4]),
+        ],
     )
-    def test_resann_counts_its_predictors_from_the_end(self, n: int, s: int, expected: list[int]):
+    def test_resann_counts_its_predictors_from_the_end(self, n: int | list[int], s: int, expected: list[int]):
         net = ResANN(classes=2, n=n, c=4, s=s)
         assert [int(i) for i in net.heads._modules] == expected
         assert len(net.steps) == len(expected)
@@ -303,7 +327,7 @@ class TestBuild:
             ({}, "arch.name is None; known: "),
             ({"name": "resnan"}, "arch.name is 'resnan'; did you mean 'resann'"),
             ({"name": ["resann"]}, r"arch.name is \['resann'\]"),
-            ({**SMALL, "width": 3}, "arch has an unknown key 'width'; known: classes, n, c, s"),
+            ({**SMALL, "zoom": 3}, "arch has an unknown key 'zoom'; known: classes, n, c, s"),
             ({**SMALL, "classe": 3}, "unknown key 'classe'; did you mean 'classes'"),
             ({"name": "efficientnet-lite0", "variant": 1}, "arch has an unknown key 'variant'"),
             ({"name": "resann", "n": 3}, "arch has no 'classes'; 'resann' needs it"),
@@ -312,6 +336,12 @@ class TestBuild:
             ({**SMALL, "classes": True}, "arch: classes is True"),
             ({**SMALL, "classes": 3.0}, "arch: classes is 3.0"),
             ({**SMALL, "n": 10**9}, "arch: n is 1000000000; it must be a whole number from 1 to 64"),
+            ({**SMALL, "n": [1, 2]}, "arch: n has 2 values; give one whole number, or 3: one for each stage"),
+            ({**SMALL, "n": [1, 2, 65]}, r"arch: n is \[1, 2, 65\]; it must be a list of 1 to 3 whole numbers"),
+            ({**SMALL, "n": "123"}, "arch: n is '123'; it must be a whole number from 1 to 64"),
+            ({**SMALL, "n": [1, 1, 1], "s": 4}, "arch: s is 4; it must be a whole number from 1 to 3"),
+            ({**SMALL, "head": "wide"}, "arch: head is 'wide'; it must be one of pooled, strided"),
+            ({**SMALL, "head": "strided", "head_width": 4}, "arch: head_width is 4"),
             ({**SMALL, "stem": 3}, "arch: stem is 3"),
             ({**SMALL, "resolution_px": 10**6}, "arch: resolution_px is 1000000"),
             ({"name": "efficientnet-lite0", "exits": "12"}, "arch: exits is '12'"),

@@ -46,7 +46,14 @@ class TestSummary:
         peer = made_run("msdnet", [0.3, 0.5], macs=(15, 35))
         (row,) = summarise([*OPTS, made_run("const", [0.4, 0.6, 0.7, 0.8]), peer])["methods"]
         # nothing at 10; 0.3 at 20 and 30; 0.5 at 40
+        assert row["over_msdnet_each"] == [None, *map(pytest.approx, (0.3, 0.4, 0.3))]
         assert row["over_msdnet"] == pytest.approx((0.3 + 0.4 + 0.3) / 3)
+        assert row["over_msdnet_least"] == pytest.approx(0.3)
+
+    def test_a_peer_that_costs_too_much_is_not_compared(self):
+        (row,) = summarise([*OPTS, made_run("const", [0.4] * 4), made_run("msdnet", [0.9], macs=(50,))])["methods"]
+        assert row["over_msdnet"] is None
+        assert row["over_msdnet_least"] is None
 
     def test_the_best_on_average_comes_first(self):
         runs = [made_run("const", [0.4] * 4), made_run("sieve", [0.6] * 4)]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from stream_ann.nets.layers import conv_norm, global_average
 
-__all__ = ["ConvHead", "NormHead", "PooledHead"]
+__all__ = ["ConvHead", "NormHead", "PooledHead", "StridedHead"]
 
 
 class PooledHead(nn.Module):
@@ -64,4 +64,30 @@ class ConvHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """float [B, channels, H, W] to logits, float [B, classes]."""
         logits: Tensor = self.linear(self.dropout(global_average(self.expand(self.shrink(features)))))
+        return logits
+
+
+class StridedHead(nn.Module):
+    """MSDNet's classifier: two strided 3x3 convolutions with batch norm and ReLU, average pooling, linear.
+
+    At shallow exits it is far better than pooling alone (Huang et al., arXiv 1703.09844, section 4): the features there
+    are local, and only its convolutions look at a larger part of the image.
+
+    Args:
+        channels: Channels of the features.
+        width: Channels of both convolutions.
+        classes: Number of logits.
+        act: Apply ReLU to the features first, which those of a residual trunk need.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int, *, act: bool = False) -> None:
+        super().__init__()
+        self.act = nn.ReLU() if act else nn.Identity()
+        self.first = conv_norm(channels, width, 3, stride=2, act=nn.ReLU())
+        self.second = conv_norm(width, width, 3, stride=2, act=nn.ReLU())
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float [B, channels, H, W] to logits, float [B, classes]."""
+        logits: Tensor = self.linear(global_average(self.second(self.first(self.act(features)))))
         return logits

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from stream_ann.errors import UsageError
 from stream_ann.nets.checks import MAX_CLASSES, choice, real, whole, wholes
 from stream_ann.nets.contract import State
-from stream_ann.nets.layers import conv_norm, global_average, initialise
+from stream_ann.nets.heads import StridedHead
+from stream_ann.nets.layers import conv_norm, initialise
 from stream_ann.nets.resann import Stem
 from stream_ann.nets.trunk import Trunk, TrunkStep
 
@@ -116,27 +117,6 @@ class Wave(nn.Module):
         return tuple(out[self.drop :])
 
 
-class MSDHead(nn.Module):
-    """MSDNet's classifier: two strided 3x3 convolutions with batch norm and ReLU, average pooling, linear.
-
-    Args:
-        channels: Channels of the coarsest scale.
-        width: Channels of both convolutions.
-        classes: Number of logits.
-    """
-
-    def __init__(self, channels: int, width: int, classes: int) -> None:
-        super().__init__()
-        self.first = conv_norm(channels, width, 3, stride=2, act=nn.ReLU())
-        self.second = conv_norm(width, width, 3, stride=2, act=nn.ReLU())
-        self.linear = nn.Linear(width, classes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """float [B, channels, H, W] of the coarsest scale to logits, float [B, classes]."""
-        logits: Tensor = self.linear(global_average(self.second(self.first(features))))
-        return logits
-
-
 class MSDStep(TrunkStep):
     """Some waves and the classifier behind them. Its state is the features of every live scale, finest first."""
 
@@ -235,7 +215,7 @@ class MSDNet(Trunk):
         heads: dict[int, nn.Module] = {}
         for layer in itertools.accumulate(layers):
             channels = widths[layer] * factors[-1]
-            heads[layer - 1] = MSDHead(channels, head_width or channels, classes)
+            heads[layer - 1] = StridedHead(channels, head_width or channels, classes)
         super().__init__(
             "msdnet",
             classes=classes,

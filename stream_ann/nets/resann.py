@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stream_ann.nets.checks import MAX_CLASSES, choice, whole
-from stream_ann.nets.heads import PooledHead
+from stream_ann.errors import UsageError
+from stream_ann.nets.checks import MAX_CLASSES, choice, whole, wholes
+from stream_ann.nets.heads import PooledHead, StridedHead
 from stream_ann.nets.layers import conv_norm, initialise
 from stream_ann.nets.trunk import Trunk
 
-__all__ = ["ResANN", "Stem", "bare_stem"]
+__all__ = ["Head", "ResANN", "Stem", "bare_stem"]
 
 Stem = Literal["3x3", "3x3/2", "3x3/4", "7x7/4"]
 """How images come in; the number behind the slash is by how much they shrink (see :class:`ResANN`)."""
 
+Head = Literal["pooled", "strided"]
+"""What stands behind the units that have a predictor (see :class:`ResANN`)."""
+
 _STAGES = 3
+_MAX_UNITS = 64
 
 
 class ResidualUnit(nn.Module):
@@ -67,49 +73,81 @@ def bare_stem(kind: Stem, channels: int) -> nn.Module:
     return nn.Sequential(*conv_norm(3, channels, 7, stride=2, act=nn.ReLU()), nn.MaxPool2d(3, stride=2, padding=1))
 
 
+def _units(n: int | Sequence[int]) -> tuple[int, ...]:
+    """The units of each stage."""
+    if not isinstance(n, list | tuple):
+        return (whole("n", n, 1, _MAX_UNITS),) * _STAGES
+    units = wholes("n", n, 1, _MAX_UNITS, most=_STAGES)
+    if len(units) != _STAGES:
+        raise UsageError(f"n has {len(units)} values", f"give one whole number, or {_STAGES}: one for each stage")
+    return units
+
+
 class ResANN(Trunk):
     """A pre-activation ResNet with a predictor every ``s`` units (arXiv 1708.06832v2, experiments on CIFAR).
 
-    3 stages of ``n`` units; ``c`` channels in the first stage, doubled in each that follows. Predictors (see
-    :class:`stream_ann.nets.heads.PooledHead`) are counted from the end, so that the last unit always has one. The paper
-    takes n from 7 to 25, c = 16 or 32, s = 3. Weights start out as :func:`stream_ann.nets.layers.initialise` says.
+    3 stages of ``n`` units; ``c`` channels in the first stage, doubled in each that follows. Predictors are counted
+    from the end, so that the last unit always has one. The paper takes n from 7 to 25, c = 16 or 32, s = 3. Weights
+    start out as :func:`stream_ann.nets.layers.initialise` says.
 
     Args:
         classes: Number of classes.
-        n: Units in each stage, 1 to 64.
+        n: Units in each stage, 1 to 64, or three of them, one for each stage. Few in the first stage let an answer that
+            has seen coarse features come early.
         c: Channels in the first stage, 4 to 128.
-        s: Units from one predictor to the next, 1 to 3 n.
+        s: Units from one predictor to the next, at most as many as there are.
         resolution_px: Side of the input images.
         stem: ``"3x3"``: one convolution at full resolution, the paper's for 32 px. ``"3x3/2"``: the same with stride 2,
             for about 64 px. ``"3x3/4"``: two of them, for 96 to 160 px. ``"7x7/4"``: 7x7 with stride 2 and max pooling,
             the paper's for 224 px.
+        head: ``"pooled"``: the paper's predictor, :class:`stream_ann.nets.heads.PooledHead`. ``"strided"``: MSDNet's,
+            :class:`stream_ann.nets.heads.StridedHead`, everywhere but behind the last unit: it costs more and is better
+            the shallower the exit.
+        head_width: Channels of the convolutions in strided heads, 8 to 2,048; not used otherwise.
 
     Raises:
         UsageError: An argument is out of range.
     """
 
     def __init__(
-        self, *, classes: int, n: int = 7, c: int = 16, s: int = 3, resolution_px: int = 32, stem: Stem = "3x3"
+        self,
+        *,
+        classes: int,
+        n: int | Sequence[int] = 7,
+        c: int = 16,
+        s: int = 3,
+        resolution_px: int = 32,
+        stem: Stem = "3x3",
+        head: Head = "pooled",
+        head_width: int = 128,
     ) -> None:
         classes = whole("classes", classes, 1, MAX_CLASSES)
-        n = whole("n", n, 1, 64)
+        units = _units(n)
         c = whole("c", c, 4, 128)
-        s = whole("s", s, 1, _STAGES * n)
+        s = whole("s", s, 1, sum(units))
         choice("stem", stem, get_args(Stem))
+        choice("head", head, get_args(Head))
+        head_width = whole("head_width", head_width, 8, 2048)
 
         blocks: list[nn.Module] = []
         heads: dict[int, nn.Module] = {}
         channels = c
-        for stage in range(_STAGES):
-            for _ in range(n):
+        for stage, count in enumerate(units):
+            for _ in range(count):
                 blocks.append(ResidualUnit(channels, c * 2**stage))
                 channels = c * 2**stage
-                if (_STAGES * n - len(blocks)) % s == 0:
-                    heads[len(blocks) - 1] = PooledHead(channels, classes)
+                if (sum(units) - len(blocks)) % s == 0:
+                    strided = head == "strided" and len(blocks) < sum(units)
+                    heads[len(blocks) - 1] = (
+                        StridedHead(channels, head_width, classes, act=True)
+                        if strided
+                        else PooledHead(channels, classes)
+                    )
         super().__init__(
             "resann", classes=classes, resolution_px=resolution_px, stem=bare_stem(stem, c), blocks=blocks, heads=heads
         )
         self.n, self.c, self.s, self.stem_kind = n, c, s, stem
+        self.head_kind, self.head_width = head, head_width
         initialise(self)
 
     @property
@@ -118,9 +156,11 @@ class ResANN(Trunk):
         return {
             "name": "resann",
             "classes": self.classes,
-            "n": self.n,
+            "n": self.n if isinstance(self.n, int) else list(self.n),
             "c": self.c,
             "s": self.s,
             "resolution_px": self.resolution_px,
             "stem": self.stem_kind,
+            "head": self.head_kind,
+            "head_width": self.head_width,
         }
