@@ -31,6 +31,9 @@ def evaluate(
             help="Whose confidence decides on early exit. By default average, where the card has weights for it."
         ),
     ] = None,
+    fit_readout: Annotated[
+        bool, typer.Option("--fit-readout", help="Fit how much each exit counts in the average, and go by that.")
+    ] = False,
     as_json: Annotated[
         str | None, typer.Option("--json", help="Write all figures to this file; - for standard output.")
     ] = None,
@@ -39,7 +42,10 @@ def evaluate(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Plot it to this .png, .svg or .pdf (extra 'plots').")] = None,
     into_card: Annotated[
-        bool, typer.Option("--into-card", help="Write accuracies, temperatures and thresholds into the card.")
+        bool,
+        typer.Option(
+            "--into-card", help="Write accuracies, temperatures, thresholds and fitted weights into the card."
+        ),
     ] = False,
     val_fraction: Annotated[
         float | None, typer.Option(help="Share held out where the data has no val folder; by default the card's.")
@@ -65,6 +71,7 @@ def evaluate(
         readout=None if readout is None else readout.value,
         val_fraction=val_fraction,
         seed=seed,
+        fit_readout=fit_readout,
         json=as_json,
         csv=csv,
         plot=plot,

@@ -48,6 +48,7 @@ def evaluate(
     val_fraction: float | None = None,
     seed: int | None = None,
     timing: bool = True,
+    fit_readout: bool = False,
     json: str | os.PathLike[str] | None = None,
     csv: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
@@ -75,10 +76,12 @@ def evaluate(
         seed: What is held out, and how the images are dealt to fitting, choosing and reporting. By default the card's,
             else 0.
         timing: Whether to time the steps on the device.
+        fit_readout: Fit how much each exit counts in the readout ``"average"``, on the images that the temperatures are
+            fitted on; early exit is for that readout then.
         json: File for all figures as JSON; ``-`` for standard output.
         csv: File for the anytime curve as CSV; ``-`` for standard output.
         plot: File for a plot of it (.png, .svg or .pdf).
-        into_card: Whether accuracies, temperatures and thresholds are written into the card of the weights.
+        into_card: Whether accuracies, temperatures, thresholds and fitted weights are written into the card.
         console: Where a progress bar is drawn, if it is a terminal.
         on_progress: Called with what is done (``"reading"``, ``"evaluating"``), how many images, and of how many. An
             image is evaluated once for each resolution.
@@ -94,6 +97,8 @@ def evaluate(
         raise UsageError(f"no split is called '{split}'", nearest(split, get_args(SplitName)))
     if readout is not None and readout not in get_args(ReadoutName):
         raise UsageError(f"no readout is called '{readout}'", nearest(readout, get_args(ReadoutName)))
+    if fit_readout and readout not in (None, "average"):
+        raise UsageError(f"weights of an average are to be fitted, and early exit is to go by '{readout}'", "give one")
     if batch_size < 1:
         raise UsageError(f"a batch of {batch_size} images", "give at least 1")
     if max_drop is not None and target_cost is not None:
@@ -143,13 +148,6 @@ def evaluate(
     known = [a for a in loaded.card.accuracies if a is not None]
     accuracies = known if len(known) == len(loaded.plan) else None
     mixing = loaded.card.readout_weights
-    curve = anytime_curve(
-        outputs,
-        loaded.plan,
-        accuracies=accuracies,
-        weights=mixing,
-        measure_step_s=None if step_s is None else lambda: step_s,
-    )
     warnings = [f"left out of '{opened.name}': {line}" for line in opened.skipped[:5]]
     if len(opened.skipped) > 5:
         warnings.append(f"left out of '{opened.name}': {len(opened.skipped) - 5} more files")
@@ -165,13 +163,22 @@ def evaluate(
             loaded.plan,
             max_drop=max_drop,
             target_cost=target_cost,
-            readout=loaded.card.default_readout if readout is None else readout,
+            readout=readout or ("average" if fit_readout else loaded.card.default_readout),
             accuracies=accuracies,
             weights=mixing,
+            fit_readout=fit_readout,
             step_s=step_s,
             seed=seed,
         )
         warnings += calibration.warnings
+        mixing = calibration.readout_weights or mixing
+    curve = anytime_curve(
+        outputs,
+        loaded.plan,
+        accuracies=accuracies,
+        weights=mixing,
+        measure_step_s=None if step_s is None else lambda: step_s,
+    )
     result = Evaluation(loaded.card.name, opened.name, split, str(torch_device), curve, calibration, tuple(warnings))
     _write(result, json, csv, plot)
     if into_card:
@@ -183,10 +190,10 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
     """Write what an evaluation has found out into the card of the weights.
 
     Each step gets the accuracy of its own answer, its temperature and its threshold (none for an exit that never ends a
-    frame), and ``safe_exits`` the thresholds that the images vouch for. ``validation`` says on which images, and under
-    ``early_exit`` what the thresholds were chosen for and what they gave. Where there were too few images for
-    calibration, an older one is taken out: it is not of these figures. So are thresholds for hedged labels, which were
-    fitted at other temperatures, and other accuracies to plan by.
+    frame), ``safe_exits`` the thresholds that the images vouch for, and ``readout_weights`` what was fitted, if it was.
+    ``validation`` says on which images, and under ``early_exit`` what the thresholds were chosen for and what they
+    gave. Where there were too few images for calibration, an older one is taken out: it is not of these figures. So are
+    thresholds for hedged labels, which were fitted at other temperatures, and other accuracies to plan by.
 
     Args:
         path: Where the card lies.
@@ -214,6 +221,7 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
     if calibration is not None:
         early = calibration.early_exit
         command += [f"--{early.goal}", f"{early.budget:g}"]
+        command += ["--fit-readout"] if calibration.readout_weights is not None else []
         known["early_exit"] = {
             "goal": early.goal,
             "budget": early.budget,
@@ -241,7 +249,10 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
             "data": result.data,
             "images": sum(calibration.images[1:]),
         }
-    written = replace(card, steps=tuple(steps), validation=validation, extra=extra)
+    mixing = card.readout_weights
+    if calibration is not None and calibration.readout_weights is not None:
+        mixing = calibration.readout_weights
+    written = replace(card, steps=tuple(steps), readout_weights=mixing, validation=validation, extra=extra)
     weights_room.write_card(written, path)
     return written
 

@@ -124,9 +124,13 @@ def _calibration_table(calibration: Calibration) -> Table:
     table.add_column("exit", no_wrap=True)
     for heading in ("temperature", "ECE %", "calibrated", "NLL", "calibrated"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for e in calibration.exits:
+    weights = calibration.readout_weights
+    if weights is not None:
+        table.add_column("weight in the average", justify="right", no_wrap=True)
+    for i, e in enumerate(calibration.exits):
         errors = (f"{100 * e.ece:.2f}", f"{100 * e.calibrated_ece:.2f}")
-        table.add_row(escape(e.name), f"{e.temperature:.3f}", *errors, f"{e.nll:.4f}", f"{e.calibrated_nll:.4f}")
+        row = [escape(e.name), f"{e.temperature:.3f}", *errors, f"{e.nll:.4f}", f"{e.calibrated_nll:.4f}"]
+        table.add_row(*row, *([] if weights is None else [f"{weights[i]:.4g}"]))
     return table
 
 

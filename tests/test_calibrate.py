@@ -19,6 +19,7 @@ from stream_ann.training import calibrate as calibrate_module
 from stream_ann.training.calibrate import MIN_PART_IMAGES, TEMPERATURES, calibrate, fit_temperature, three_parts
 from stream_ann.training.early_exit import NEVER, OperatingPoint, choose, exits_taken, frontier
 from stream_ann.training.evaluate import Outputs
+from stream_ann.training.mixing import fit_mixing
 from tests.fakes import plan_of_macs
 
 
@@ -344,6 +345,21 @@ class TestCalibrate:
         assert other.early_exit.thresholds != base.early_exit.thresholds
         assert other.early_exit.last_top1 == base.early_exit.last_top1
         assert calibrate(with_noise(fitted), PLAN, max_drop=1.0).temperatures != base.temperatures
+
+    def test_the_readout_is_fitted_where_the_temperatures_are(self):
+        outputs = outputs_of()
+        fitted, chosen, reported = three_parts(outputs.labels)
+        base = calibrate(outputs, PLAN, max_drop=1.0, readout="average", fit_readout=True)
+        assert base.readout_weights == fit_mixing(outputs.rows(fitted), base.temperatures)
+        given = calibrate(outputs, PLAN, max_drop=1.0, readout="average", weights=base.readout_weights)
+        assert given.readout_weights is None
+        assert given.early_exit == base.early_exit, "early exit is for the weights that were fitted"
+        logits = outputs.logits.clone()
+        for part in (chosen, reported):
+            logits[:, part] = torch.randn(logits[:, part].shape, generator=torch.Generator().manual_seed(1))
+        noisy = Outputs(logits, outputs.labels)
+        assert calibrate(noisy, PLAN, max_drop=1.0, fit_readout=True).readout_weights == base.readout_weights
+        assert json.loads(json.dumps(base.as_dict()))["readout_weights"] == list(base.readout_weights or ())
 
     def test_groups_are_not_torn_apart(self):
         outputs = outputs_of(images=300)

@@ -220,6 +220,27 @@ class TestIntoCard:
         assert card.validation.extra["early_exit"]["goal"] == "target-cost"
         assert card.validation.extra["early_exit"]["images"] == 14
 
+    def test_fitted_weights_make_the_average_the_answer(self, weights_file, folder):
+        assert weights_room.read_card(weights_file).default_readout == "latest"
+        result = evaluate(weights_file, folder, device="cpu", fit_readout=True, into_card=True, timing=False)
+        assert result.calibration is not None
+        fitted = result.calibration.readout_weights
+        assert fitted is not None
+        card = weights_room.read_card(weights_file)
+        assert card.readout_weights == fitted
+        assert card.default_readout == "average"
+        assert card.validation is not None
+        assert card.validation.command.endswith(" --max-drop 0.5 --fit-readout")
+        assert card.validation.extra["early_exit"]["readout"] == "average"
+        (of_them, again) = (r.curve.of("average") for r in (result, evaluate(weights_file, folder, timing=False)))
+        assert of_them == again, "the figures told are those of the fitted weights"
+        console = Console(width=160, record=True, file=io.StringIO())
+        console.print(result)
+        assert "weight in the average" in console.export_text()
+
+        evaluate(weights_file, folder, device="cpu", into_card=True, timing=False)
+        assert weights_room.read_card(weights_file).readout_weights == fitted, "nothing was fitted this time"
+
     def test_without_it_the_card_stays(self, weights_file, folder):
         before = weights_file.read_bytes()
         evaluate(weights_file, folder, device="cpu", timing=False)
@@ -275,6 +296,7 @@ class TestBadInput:
             ({"split": "test"}, "no split is called 'test'"),
             ({"readout": "newest"}, "no readout is called 'newest'"),
             ({"batch_size": 0}, "a batch of 0 images"),
+            ({"fit_readout": True, "readout": "latest"}, "weights of an average are to be fitted, and early exit"),
             ({"max_drop": 0.5, "target_cost": 0.5}, "both a drop in accuracy and a target cost are given"),
             ({"max_drop": -1.0}, "a drop in accuracy of -1 points"),
             ({"target_cost": 0.0}, "a target cost of 0; give a fraction"),

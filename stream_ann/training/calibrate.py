@@ -21,6 +21,7 @@ from stream_ann.nets.contract import Plan
 from stream_ann.readout import ReadoutName
 from stream_ann.training.early_exit import NEVER, OperatingPoint, choose, exits_taken, frontier
 from stream_ann.training.evaluate import Scores, calibration_error, costs_of, score, standard_error
+from stream_ann.training.mixing import fit_mixing
 from stream_ann.training.outputs import Outputs
 from stream_ann.training.safe_exit import SafeExits, safe_exits
 
@@ -148,6 +149,8 @@ class Calibration:
     safe_exits: SafeExits | None
     """Early exit that is vouched for, by all images but those that the temperatures were fitted on; None if they are
     too few, or not independent of each other."""
+    readout_weights: tuple[float, ...] | None
+    """How much each exit counts in the readout ``average``; None if that was not fitted."""
     warnings: tuple[str, ...]
     """What makes the figures doubtful, a line each; empty if nothing does."""
 
@@ -163,6 +166,7 @@ class Calibration:
             "exits": [asdict(e) for e in self.exits],
             "early_exit": self.early_exit.as_dict(),
             "safe_exits": None if self.safe_exits is None else self.safe_exits.as_json(),
+            "readout_weights": None if self.readout_weights is None else list(self.readout_weights),
             "warnings": list(self.warnings),
         }
 
@@ -176,6 +180,7 @@ def calibrate(
     readout: ReadoutName = "latest",
     accuracies: Sequence[float] | None = None,
     weights: Sequence[float] | None = None,
+    fit_readout: bool = False,
     step_s: Sequence[float] | None = None,
     least_confidence: float = 0.0,
     seed: int = 0,
@@ -190,6 +195,7 @@ def calibrate(
         readout: Whose confidence is compared with the thresholds.
         accuracies: Validated accuracy of each exit, for ``"best"``; by default what the fitted part gives.
         weights: Weight of each exit, for ``"average"``; by default they double from exit to exit.
+        fit_readout: Fit these weights, together with the temperatures, so that no answer is worse than the one before.
         step_s: Measured time of each step, in seconds.
         least_confidence: No exit but the last ends an image that it is less sure of, 0 to 1: for images that show less
             of what the last exits are good for than those that will be asked about.
@@ -203,6 +209,9 @@ def calibrate(
     warnings = _doubts(parts, outputs.labels)
     labels = outputs.labels[fitted]
     temperatures = tuple(fit_temperature(outputs.logits[i, fitted], labels) for i in range(outputs.exits))
+    mixing: tuple[float, ...] | None = None
+    if fit_readout:
+        weights = mixing = fit_mixing(outputs.rows(fitted), temperatures)
     raw = score(outputs)
     if readout == "best" and accuracies is None:
         accuracies = raw.top1[:, fitted].double().mean(dim=1).tolist()
@@ -240,7 +249,7 @@ def calibrate(
     if outputs.groups is None:
         rest = scores.rows(torch.cat((chosen, reported)).sort().values)
         safe = safe_exits(rest.top1.numpy(), rest.confidence.numpy(), seed=seed)
-    return Calibration((len(fitted), len(chosen), len(reported)), exits, early, safe, warnings)
+    return Calibration((len(fitted), len(chosen), len(reported)), exits, early, safe, mixing, warnings)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

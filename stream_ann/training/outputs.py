@@ -56,6 +56,11 @@ class Outputs:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def rows(self, images: Tensor) -> Outputs:
+        """What is said about some of the images, by number, int64 [M]."""
+        groups = None if self.groups is None else self.groups[images]
+        return Outputs(self.logits[:, images], self.labels[images], groups)
+
     @property
     def exits(self) -> int:
         """How many exits there are."""
