@@ -85,14 +85,9 @@ def engines_table() -> str:
 def training_section() -> str:
     """Fine-tuning, the speed of training, and the paper's comparison."""
     tuned, speed = result("finetune"), result("train_speed")
-    paper = json.loads((RESULTS / "paper-cpu" / "table.json").read_text())
     t, s = tuned["results"], speed["results"]
     exits = ", ".join(f"{e['name']} {100 * e['top1']:.1f} %" for e in t["exits"])
     every, last, share = s["all heads"], s["last head only"], s["all_to_last"]["images_per_s"]
-    best, whole = paper["methods"][0], paper["cumulative_macs"][-1] / 1e6
-    seeds = min(row["seeds"] for row in paper["methods"])
-    over = 100 * best["over_msdnet"]
-    gap = f"{abs(over):.1f} points {'worse' if over > 0 else 'better'}"
     points = [
         f"Fine-tuning to {t['data']} ({t['training']['images']:,} images to train on) took {t['elapsed_s'] / 60:.0f} "
         f"minutes on {tuned['machine']['cores']} cores. Top-1 on {t['images_validated']:,} other images: {exits} "
@@ -100,12 +95,28 @@ def training_section() -> str:
         f"Training all {every['exits']} exits of a small anytime ResNet runs at {100 * share:.0f} % of the images/s of "
         f"the same trunk with its last exit alone ({every['macs'] / 1e6:.2f} and {last['macs'] / 1e6:.2f} MMACs; "
         f"`{speed['command']}`).",
-        f"The paper's comparison in small ({paper['data']}, {paper['images']['train']:,} images, {paper['epochs']} "
-        f"epochs, {seeds} seeds, nets of {whole:.0f} MMACs, far from convergence: indicative only). Best on average "
-        f"over its exits is `{best['method']}`; an MSDNet at the same cost is {gap}. "
-        "Table and plot: [benchmarks/results/paper-cpu](benchmarks/results/paper-cpu/table.md).",
+        *(_comparison(name) for name in ("paper-cpu", "paper-tiny")),
     ]
     return "\n".join(f"- {point}" for point in points)
+
+
+def _comparison(name: str) -> str:
+    """What one of the comparisons of ways of training has shown."""
+    paper = json.loads((RESULTS / name / "table.json").read_text())
+    best, whole = paper["methods"][0], paper["cumulative_macs"][-1] / 1e6
+    seeds = min(row["seeds"] for row in paper["methods"])
+    increase = ", ".join(f"{100 * x:+.1f}" for x in best["relative_error_increase"])
+    several = len(paper["methods"]) > 1
+    method = f"Best on average over its exits is `{best['method']}`" if several else f"By `{best['method']}`"
+    over, least = 100 * best["over_msdnet"], 100 * best["over_msdnet_least"]
+    return (
+        f"The paper's comparison in small ({paper['data']}, {paper['images']['train']:,} images, {paper['epochs']} "
+        f"epochs, {seeds} {'seeds' if seeds > 1 else 'seed'}, nets of {whole:.0f} MMACs, far from convergence: "
+        f"indicative only). {method}: {increase} % more errors than networks trained for one exit alone, at 1/4, 1/2, "
+        f"3/4 and all of the cost; {over:+.1f} points against an MSDNet at the same cost on average over exits, "
+        f"{least:+.1f} at the worst. Table and plot: [benchmarks/results/{name}]"
+        f"(benchmarks/results/{name}/table.md)."
+    )
 
 
 def cameras_section() -> str:
