@@ -366,6 +366,14 @@ class TestCalibrate:
         grouped = Outputs(outputs.logits, outputs.labels, torch.arange(300) // 10)
         found = calibrate(grouped, PLAN, max_drop=1.0)
         assert all(count % 10 == 0 for count in found.images)
+        assert found.safe_exits is None, "what frames of one clip say is not independent"
+
+    def test_groups_of_one_image_are_no_groups(self):
+        outputs = outputs_of()
+        alone = Outputs(outputs.logits, outputs.labels, torch.arange(len(outputs)) + 100)
+        found = calibrate(alone, PLAN, max_drop=1.0)
+        assert found.safe_exits is not None
+        assert found == calibrate(outputs, PLAN, max_drop=1.0)
 
     @pytest.mark.parametrize("readout", ["best", "average"])
     def test_other_readouts(self, readout):
