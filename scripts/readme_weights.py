@@ -43,11 +43,11 @@ def small_lines() -> str:
     return (
         f"`tiny-imagenet` is an anytime ResNet of {_whole_mmacs(tiny)} MMACs for the {tiny['classes']} classes of "
         f"Tiny-ImageNet at 64 px, {_trained('tiny-imagenet')}, far too short for the best that it could be. Top-1 of "
-        f"its exits on the {tiny['images']:,} validation images {_top1(tiny)} %.\n\n"
+        f"its exits on the {tiny['images']:,} validation images {_top1('tiny-imagenet', tiny)} %.\n\n"
         f"`cifar10-jpeg` is one of {_whole_mmacs(cifar)} MMACs for the {cifar['classes']} classes of CIFAR-10 at "
         f"32 px, {_trained('cifar10-jpeg')}: for trying things out in seconds. Top-1 of its exits on the "
         f"{cifar['images']:,} validation images of CIFAR-10, JPEG re-encoded (not to be set beside published results "
-        f"on CIFAR-10): {_top1(cifar)} %."
+        f"on CIFAR-10): {_top1('cifar10-jpeg', cifar)} %."
     )
 
 
@@ -62,9 +62,14 @@ def _whole_mmacs(found: dict[str, Any]) -> str:
     return f"{max(row['macs'] for row in found['figures']) / 1e6:.0f}"
 
 
-def _top1(found: dict[str, Any]) -> str:
-    """Of the exits of an evaluation, in percent."""
-    return ", ".join(f"{100 * row['top1']:.1f}" for row in found["figures"] if row["readout"] == "latest")
+def _top1(name: str, found: dict[str, Any]) -> str:
+    """Of the exits of an evaluation, in percent: what runs, and where that is an average, each exit alone as well."""
+    runs = read_card(name).default_readout
+    told = {
+        readout: ", ".join(f"{100 * row['top1']:.1f}" for row in found["figures"] if row["readout"] == readout)
+        for readout in ("latest", "average")
+    }
+    return told["latest"] if runs == "latest" else f"{told[runs]} (each alone {told['latest']})"
 
 
 AREA_SETS = {
