@@ -7,7 +7,7 @@ leaves a JSON of its own; what is there already is not run again, and a run that
 
     python -m benchmarks.paper_table --preset smoke --out OUT                   a minute, made-up data
     python -m benchmarks.paper_table --preset cpu --data FOLDER --out OUT       an hour or two on two cores
-    python -m benchmarks.paper_table --preset tiny-cpu --data FOLDER --out OUT  64 px, an hour on one core
+    python -m benchmarks.paper_table --preset tiny-cpu --data FOLDER --out OUT  64 px, 80 minutes on one core
     python -m benchmarks.paper_table --preset gpu --data FOLDER --out OUT
 """
 
@@ -87,7 +87,7 @@ PRESETS = {
         epochs=10,
         seeds=1,
         options={"batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.05, "label_smoothing": 0.1},
-        methods=("adaloss",),
+        methods=("adaloss", "boosted+equilibrium"),
     ),
     "gpu": Preset(
         resann={"n": 9, "c": 32, "s": 3, "resolution_px": 64, "stem": "3x3/2"},

@@ -98,7 +98,9 @@ def evaluate(
     if readout is not None and readout not in get_args(ReadoutName):
         raise UsageError(f"no readout is called '{readout}'", nearest(readout, get_args(ReadoutName)))
     if fit_readout and readout not in (None, "average"):
-        raise UsageError(f"weights of an average are to be fitted, and early exit is to go by '{readout}'", "give one")
+        raise UsageError(
+            f"weights of an average are to be fitted, and early exit is to go by '{readout}'", "ask for one of them"
+        )
     if batch_size < 1:
         raise UsageError(f"a batch of {batch_size} images", "give at least 1")
     if max_drop is not None and target_cost is not None:

@@ -70,8 +70,8 @@ class ConvHead(nn.Module):
 class StridedHead(nn.Module):
     """MSDNet's classifier: two strided 3x3 convolutions with batch norm and ReLU, average pooling, linear.
 
-    At shallow exits it is far better than pooling alone (Huang et al., arXiv 1703.09844, section 4): the features there
-    are local, and only its convolutions look at a larger part of the image.
+    Source: Huang et al., arXiv 1703.09844. At shallow exits it is far better than pooling alone: the features there are
+    local, and its convolutions look at a larger part of the image.
 
     Args:
         channels: Channels of the features.
