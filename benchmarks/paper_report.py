@@ -85,7 +85,8 @@ def write_report(folder: Path) -> str:
     if not reports:
         return "no runs yet"
     summary = summarise([report["results"] for report in reports])
-    summary["machine"], summary["versions"] = reports[0]["machine"], reports[0]["versions"]
+    for key in ("command", "machine", "versions"):
+        summary[key] = reports[0][key]
     text = _markdown(summary)
     for name, content in (("table.json", json.dumps(summary, indent=2, allow_nan=False)), ("table.md", text)):
         with whole_file(folder / name) as file:

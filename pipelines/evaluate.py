@@ -156,9 +156,8 @@ def evaluate(
     if len(outputs) < len(images):
         warnings.append(f"{len(images) - len(outputs)} of {len(images)} images could not be decoded and are left out")
     calibration: Calibration | None = None
-    apart = len(outputs) if outputs.groups is None else len(set(outputs.groups.tolist()))
-    if apart < 3:
-        warnings.append(f"{apart} images or clips are too few for calibration and early exit")
+    if outputs.apart < 3:
+        warnings.append(f"{outputs.apart} images or clips are too few for calibration and early exit")
     else:
         calibration = calibrate(
             outputs,
@@ -251,9 +250,8 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
             "data": result.data,
             "images": sum(calibration.images[1:]),
         }
-    mixing = card.readout_weights
-    if calibration is not None and calibration.readout_weights is not None:
-        mixing = calibration.readout_weights
+    fitted = None if calibration is None else calibration.readout_weights
+    mixing = fitted or card.readout_weights
     written = replace(card, steps=tuple(steps), readout_weights=mixing, validation=validation, extra=extra)
     weights_room.write_card(written, path)
     return written

@@ -126,7 +126,7 @@ def _calibration_table(calibration: Calibration) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     weights = calibration.readout_weights
     if weights is not None:
-        table.add_column("weight in the average", justify="right", no_wrap=True)
+        table.add_column("weight in the average", justify="right")
     for i, e in enumerate(calibration.exits):
         errors = (f"{100 * e.ece:.2f}", f"{100 * e.calibrated_ece:.2f}")
         row = [escape(e.name), f"{e.temperature:.3f}", *errors, f"{e.nll:.4f}", f"{e.calibrated_nll:.4f}"]

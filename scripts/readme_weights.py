@@ -43,7 +43,8 @@ def small_lines() -> str:
     return (
         f"`tiny-imagenet` is an anytime ResNet of {_whole_mmacs(tiny)} MMACs for the {tiny['classes']} classes of "
         f"Tiny-ImageNet at 64 px, {_trained('tiny-imagenet')}, far too short for the best that it could be. Top-1 of "
-        f"its exits on the {tiny['images']:,} validation images {_top1('tiny-imagenet', tiny)} %.\n\n"
+        f"its exits on the {tiny['images']:,} validation images, by `stream-ann evaluate`: "
+        f"{_top1('tiny-imagenet', tiny)} %.\n\n"
         f"`cifar10-jpeg` is one of {_whole_mmacs(cifar)} MMACs for the {cifar['classes']} classes of CIFAR-10 at "
         f"32 px, {_trained('cifar10-jpeg')}: for trying things out in seconds. Top-1 of its exits on the "
         f"{cifar['images']:,} validation images of CIFAR-10, JPEG re-encoded (not to be set beside published results "

@@ -112,9 +112,9 @@ def _comparison(name: str) -> str:
     return (
         f"The paper's comparison in small ({paper['data']}, {paper['images']['train']:,} images, {paper['epochs']} "
         f"epochs, {seeds} {'seeds' if seeds > 1 else 'seed'}, nets of {whole:.0f} MMACs, far from convergence: "
-        f"indicative only). {method}: {increase} % errors against networks trained for one exit alone, at 1/4, 1/2, "
-        f"3/4 and all of the cost; {over:+.1f} points against an MSDNet at the same cost on average over exits, "
-        f"{least:+.1f} at the worst. Table and plot: [benchmarks/results/{name}]"
+        f"indicative only). {method}: {increase} % errors, compared with networks trained for one exit alone, at 1/4, "
+        f"1/2, 3/4 and all of the cost; {over:+.1f} points over an MSDNet at the same cost on average over exits, "
+        f"{least:+.1f} at the worst exit (`{paper['command']}`). Table and plot: [benchmarks/results/{name}]"
         f"(benchmarks/results/{name}/table.md)."
     )
 

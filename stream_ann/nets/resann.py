@@ -124,7 +124,8 @@ class ResANN(Trunk):
         classes = whole("classes", classes, 1, MAX_CLASSES)
         units = _units(n)
         c = whole("c", c, 4, 128)
-        s = whole("s", s, 1, sum(units))
+        depth = sum(units)
+        s = whole("s", s, 1, depth)
         choice("stem", stem, get_args(Stem))
         choice("head", head, get_args(Head))
         head_width = whole("head_width", head_width, 8, 2048)
@@ -136,13 +137,12 @@ class ResANN(Trunk):
             for _ in range(count):
                 blocks.append(ResidualUnit(channels, c * 2**stage))
                 channels = c * 2**stage
-                if (sum(units) - len(blocks)) % s == 0:
-                    strided = head == "strided" and len(blocks) < sum(units)
-                    heads[len(blocks) - 1] = (
-                        StridedHead(channels, head_width, classes, act=True)
-                        if strided
-                        else PooledHead(channels, classes)
-                    )
+                if (depth - len(blocks)) % s:
+                    continue
+                if head == "strided" and len(blocks) < depth:
+                    heads[len(blocks) - 1] = StridedHead(channels, head_width, classes, act=True)
+                else:
+                    heads[len(blocks) - 1] = PooledHead(channels, classes)
         super().__init__(
             "resann", classes=classes, resolution_px=resolution_px, stem=bare_stem(stem, c), blocks=blocks, heads=heads
         )

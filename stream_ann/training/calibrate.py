@@ -246,7 +246,7 @@ def calibrate(
     goal: tuple[Goal, float] = ("max-drop", max_drop) if max_drop is not None else ("target-cost", target_cost or 0.0)
     early = _report(scores.rows(reported), before, plan, point, points, goal, step_s)
     safe: SafeExits | None = None
-    if outputs.groups is None or len(set(outputs.groups.tolist())) == len(outputs):
+    if outputs.apart == len(outputs):
         rest = scores.rows(torch.cat((chosen, reported)).sort().values)
         safe = safe_exits(rest.top1.numpy(), rest.confidence.numpy(), seed=seed)
     return Calibration((len(fitted), len(chosen), len(reported)), exits, early, safe, mixing, warnings)

@@ -62,6 +62,11 @@ class Outputs:
         return Outputs(self.logits[:, images], self.labels[images], groups)
 
     @property
+    def apart(self) -> int:
+        """How many images there are that have nothing to do with each other: all frames of one clip count once."""
+        return len(self) if self.groups is None else len(set(self.groups.tolist()))
+
+    @property
     def exits(self) -> int:
         """How many exits there are."""
         return self.logits.shape[0]
