@@ -44,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "resann 3x3/2": {**RESANN, "stem": "3x3/2", "resolution_px": 64},
     "resann 3x3/4": {**RESANN, "stem": "3x3/4", "resolution_px": 97},
     "resann 7x7/4": {**RESANN, "stem": "7x7/4", "resolution_px": 97},
+    "resann 4 stages": {**RESANN, "n": [1, 1, 2, 1], "s": 1, "first": 3},
     "resann strided": {**RESANN, "n": [1, 2, 1], "s": 1, "head": "strided", "head_width": 8, "resolution_px": 33},
     "eann": SHARED,
 }

@@ -98,6 +98,22 @@ class TestCosts:
         ]
         assert plan.classes == 10
 
+    def test_a_fourth_stage_and_a_late_first_predictor_are_the_hand_count(self):
+        plan = ResANN(classes=10, n=[1, 2, 1, 1], c=4, s=1, first=3, resolution_px=32).plan()
+        stem = 32**2 * 3 * 4 * 9
+        units = [
+            32**2 * 9 * 2 * 4 * 4,
+            16**2 * 9 * (4 * 8 + 8 * 8),
+            16**2 * 9 * 2 * 8 * 8,
+            8**2 * 9 * (8 * 16 + 16 * 16),
+            4**2 * 9 * (16 * 32 + 32 * 32),
+        ]
+        assert [step.macs for step in plan.steps] == [
+            stem + sum(units[:3]) + 8 * 10,
+            units[3] + 16 * 10,
+            units[4] + 32 * 10,
+        ]
+
     def test_strided_heads_are_the_hand_count(self):
         plan = ResANN(classes=10, n=[1, 1, 2], c=4, s=1, resolution_px=32, head="strided", head_width=8).plan()
         trunk = [
@@ -336,10 +352,11 @@ class TestBuild:
             ({**SMALL, "classes": True}, "arch: classes is True"),
             ({**SMALL, "classes": 3.0}, "arch: classes is 3.0"),
             ({**SMALL, "n": 10**9}, "arch: n is 1000000000; it must be a whole number from 1 to 64"),
-            ({**SMALL, "n": [1, 2]}, "arch: n has 2 values; give one whole number, or 3: one for each stage"),
-            ({**SMALL, "n": [1, 2, 65]}, r"arch: n is \[1, 2, 65\]; it must be a list of 1 to 3 whole numbers"),
+            ({**SMALL, "n": [1, 2]}, "arch: n has 2 values; give one whole number, or 3 or 4: one for each stage"),
+            ({**SMALL, "n": [1, 2, 65]}, r"arch: n is \[1, 2, 65\]; it must be a list of 1 to 4 whole numbers"),
             ({**SMALL, "n": "123"}, "arch: n is '123'; it must be a whole number from 1 to 64"),
             ({**SMALL, "n": [1, 1, 1], "s": 4}, "arch: s is 4; it must be a whole number from 1 to 3"),
+            ({**SMALL, "n": [1, 1, 1], "first": 4}, "arch: first is 4; it must be a whole number from 1 to 3"),
             ({**SMALL, "head": "wide"}, "arch: head is 'wide'; it must be one of pooled, strided"),
             ({**SMALL, "head": "strided", "head_width": 4}, "arch: head_width is 4"),
             ({**SMALL, "stem": 3}, "arch: stem is 3"),

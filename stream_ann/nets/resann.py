@@ -23,6 +23,8 @@ Head = Literal["pooled", "strided"]
 """What stands behind the units that have a predictor (see :class:`ResANN`)."""
 
 _STAGES = 3
+"""Stages where ``n`` is one number: as many as the paper's networks for CIFAR have."""
+_MOST_STAGES = 4
 _MAX_UNITS = 64
 
 
@@ -77,9 +79,10 @@ def _units(n: int | Sequence[int]) -> tuple[int, ...]:
     """The units of each stage."""
     if not isinstance(n, list | tuple):
         return (whole("n", n, 1, _MAX_UNITS),) * _STAGES
-    units = wholes("n", n, 1, _MAX_UNITS, most=_STAGES)
-    if len(units) != _STAGES:
-        raise UsageError(f"n has {len(units)} values", f"give one whole number, or {_STAGES}: one for each stage")
+    units = wholes("n", n, 1, _MAX_UNITS, most=_MOST_STAGES)
+    if len(units) < _STAGES:
+        remedy = f"give one whole number, or {_STAGES} or {_MOST_STAGES}: one for each stage"
+        raise UsageError(f"n has {len(units)} values", remedy)
     return units
 
 
@@ -92,10 +95,12 @@ class ResANN(Trunk):
 
     Args:
         classes: Number of classes.
-        n: Units in each stage, 1 to 64, or three of them, one for each stage. Few in the first stage let an answer that
-            has seen coarse features come early.
+        n: Units in each stage, 1 to 64, or three or four of them, one for each stage. Few in the first stage let an
+            answer that has seen coarse features come early; a fourth stage is for images of 64 px at full resolution.
         c: Channels in the first stage, 4 to 128.
         s: Units from one predictor to the next, at most as many as there are.
+        first: The unit, from 1, before which there is no predictor: in a later member of an EANN those of the first
+            units would only say again, at a cost, what the member before has said.
         resolution_px: Side of the input images.
         stem: ``"3x3"``: one convolution at full resolution, the paper's for 32 px. ``"3x3/2"``: the same with stride 2,
             for about 64 px. ``"3x3/4"``: two of them, for 96 to 160 px. ``"7x7/4"``: 7x7 with stride 2 and max pooling,
@@ -116,6 +121,7 @@ class ResANN(Trunk):
         n: int | Sequence[int] = 7,
         c: int = 16,
         s: int = 3,
+        first: int = 1,
         resolution_px: int = 32,
         stem: Stem = "3x3",
         head: Head = "pooled",
@@ -126,6 +132,7 @@ class ResANN(Trunk):
         c = whole("c", c, 4, 128)
         depth = sum(units)
         s = whole("s", s, 1, depth)
+        first = whole("first", first, 1, depth)
         choice("stem", stem, get_args(Stem))
         choice("head", head, get_args(Head))
         head_width = whole("head_width", head_width, 8, 2048)
@@ -137,7 +144,7 @@ class ResANN(Trunk):
             for _ in range(count):
                 blocks.append(ResidualUnit(channels, c * 2**stage))
                 channels = c * 2**stage
-                if (depth - len(blocks)) % s:
+                if len(blocks) < first or (depth - len(blocks)) % s:
                     continue
                 if head == "strided" and len(blocks) < depth:
                     heads[len(blocks) - 1] = StridedHead(channels, head_width, classes, act=True)
@@ -146,7 +153,7 @@ class ResANN(Trunk):
         super().__init__(
             "resann", classes=classes, resolution_px=resolution_px, stem=bare_stem(stem, c), blocks=blocks, heads=heads
         )
-        self.n, self.c, self.s, self.stem_kind = n, c, s, stem
+        self.n, self.c, self.s, self.first, self.stem_kind = n, c, s, first, stem
         self.head_kind, self.head_width = head, head_width
         initialise(self)
 
@@ -159,6 +166,7 @@ class ResANN(Trunk):
             "n": self.n if isinstance(self.n, int) else list(self.n),
             "c": self.c,
             "s": self.s,
+            "first": self.first,
             "resolution_px": self.resolution_px,
             "stem": self.stem_kind,
             "head": self.head_kind,

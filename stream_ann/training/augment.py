@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stream_ann.errors import UsageError
 from stream_ann.preprocess import Interpolation, centre_square
+from stream_ann.training.moving import moved
 from stream_ann.training.photometric import jitter_colour, trivial_augment
 from stream_ann.training.randomness import JointBatch
 
@@ -124,7 +125,7 @@ class Variation:
         if augment.crop_padding_px:
             images = _shifted(images, self._shifts, augment.crop_padding_px)
         if augment.flip:
-            chosen = self._flips.nonzero()[:, 0].to(device)
+            chosen = moved(self._flips.nonzero()[:, 0], device)
             images[chosen] = images[chosen].flip(2)
         planes = images.permute(0, 3, 1, 2)
         if augment.trivial:
@@ -229,5 +230,5 @@ def _shifted(images: Tensor, shifts: Tensor, padding_px: int) -> Tensor:
     # Every possible cut as a view of the padded images; the indexing copies the wanted ones in one go.
     row = full * 3
     cuts = padded.as_strided((count, places, places, side, side, 3), (full * row, row, 3, row, 3, 1))
-    shifts = shifts.to(images.device)
+    shifts = moved(shifts, images.device)
     return cuts[torch.arange(count, device=images.device), shifts[:, 0], shifts[:, 1]]

@@ -117,6 +117,14 @@ class Run:
     # The course of a run
 
     def go(self, *, resume: bool) -> History:
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape: trying the algorithms pays
+        try:
+            return self._go(resume=resume)
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+    def _go(self, *, resume: bool) -> History:
         self._begin(resume)
         while self.at.epoch < self.options.epochs:
             if not self._train_epoch():

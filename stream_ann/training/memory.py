@@ -13,6 +13,7 @@ from torch import Tensor
 from stream_ann.errors import UsageError
 from stream_ann.preprocess import Interpolation
 from stream_ann.training.augment import Augment, centre_boxes
+from stream_ann.training.moving import moved
 from stream_ann.training.randomness import joint_batches
 from stream_ann.training.resample import resize_batch, resize_boxes
 from stream_ann.training.split import Batch
@@ -108,7 +109,7 @@ class PixelStore:
         if self._one_size and len(rows) and bool((boxes == boxes[0]).all()):
             height, width = self._sizes_px[0].tolist()
             top, left, h, w = boxes[0].tolist()
-            chosen = pixels.view(-1, height, width, 3).index_select(0, rows.to(pixels.device))
+            chosen = pixels.view(-1, height, width, 3).index_select(0, moved(rows, pixels.device))
             resized = resize_batch(chosen[:, top : top + h, left : left + w], resolution_px, interpolation)
         else:
             pieces = []
@@ -251,7 +252,7 @@ class MemorySplit:
         return MemorySplit(self._store, labels, self._classes, groups=self._groups, rows=self._rows)
 
     def _batch(self, images: Tensor, indices: Tensor, device: torch.device) -> Batch:
-        return Batch(images, self._labels[indices].to(device), indices.to(device))
+        return Batch(images, moved(self._labels[indices], device), moved(indices, device))
 
 
 def rows_of(indices: Sequence[int] | Tensor) -> Tensor:

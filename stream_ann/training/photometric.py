@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stream_ann.training.moving import moved
+
 __all__ = ["OPERATIONS", "jitter_colour", "trivial_augment"]
 
 _LUMA = (0.2989, 0.587, 0.114)
@@ -26,7 +28,7 @@ def jitter_colour(images: Tensor, factors: Tensor) -> Tensor:
     Returns:
         uint8 [B, 3, H, W].
     """
-    brightness, contrast, saturation = factors.to(images.device, torch.float32)[:, :, None, None, None].unbind(1)
+    brightness, contrast, saturation = moved(factors, images.device, torch.float32)[:, :, None, None, None].unbind(1)
     values = (images.float() * brightness).clamp_(0, 255)
     values = _blend(values, _grey(values).mean((2, 3), keepdim=True), contrast)
     return _to_uint8(_blend(values, _grey(values), saturation))
@@ -50,8 +52,8 @@ def trivial_augment(images: Tensor, drawn: Tensor) -> Tensor:
     for number, name in enumerate(names):
         rows = (which == number).nonzero()[:, 0]
         if len(rows) and name != "identity":
-            on_device = rows.to(images.device)
-            amounts = torch.stack([strength[rows], signed[rows]], 1).to(images.device)
+            on_device = moved(rows, images.device)
+            amounts = moved(torch.stack([strength[rows], signed[rows]], 1), images.device)
             out[on_device] = OPERATIONS[name](images[on_device], amounts)
     return out
 

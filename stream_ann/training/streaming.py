@@ -19,6 +19,7 @@ from stream_ann.preprocess import Interpolation
 from stream_ann.training.augment import Augment, centre_boxes, random_boxes
 from stream_ann.training.images import StoredImage, reason_of, usable_cpus
 from stream_ann.training.memory import eval_rows, rows_of
+from stream_ann.training.moving import moved
 from stream_ann.training.randomness import JointBatch, joint_batches
 from stream_ann.training.resample import resize_picture
 from stream_ann.training.split import Batch
@@ -189,7 +190,7 @@ class StreamedSplit:
                 if len(loaded.indices) != len(joint.indices):
                     raise SourceError(f"too many images cannot be decoded, e.g. {self.damaged[-1]}", "repair the data")
                 images = augment.draw(joint).apply(loaded.images.to(device, non_blocking=True))
-                yield Batch(images, self.labels[loaded.indices].to(device), loaded.indices.to(device))
+                yield Batch(images, moved(self.labels[loaded.indices], device), moved(loaded.indices, device))
 
         return batches()
 
@@ -207,7 +208,7 @@ class StreamedSplit:
         requests = ([_Request(i, None) for i in rows.tolist()] for rows in eval_rows(len(self), batch_size))
         for loaded in self._load(requests, recipe, batch_size, device, replace=False):
             images = loaded.images.to(device, non_blocking=True).permute(0, 3, 1, 2)
-            yield Batch(images, self.labels[loaded.indices].to(device), loaded.indices.to(device))
+            yield Batch(images, moved(self.labels[loaded.indices], device), moved(loaded.indices, device))
 
     def subset(self, indices: Sequence[int] | Tensor) -> StreamedSplit:
         """Some of the images, in the order given."""
