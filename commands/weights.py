@@ -12,7 +12,7 @@ from commands.shared import reported, say, say_data, table, without_passwords
 
 __all__ = ["weights_app"]
 
-weights_app = typer.Typer(no_args_is_help=True, help="List, show, verify, convert, blend and tie weights.")
+weights_app = typer.Typer(no_args_is_help=True, help="List, show, verify, convert, assemble, blend and tie weights.")
 
 
 @weights_app.command("list")
@@ -146,6 +146,26 @@ def weights_blend(
     for note in made.notes:
         say(note)
     say_data(str(made.path))
+
+
+@weights_app.command("assemble")
+@reported
+def weights_assemble(
+    members: Annotated[
+        list[str], typer.Argument(help="Names or paths of weights of one network each, cheapest first.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the weights and their card to.", file_okay=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the weights; by default the folder's.")] = None,
+) -> None:
+    """Make an EANN of networks that were trained one by one, each by a recipe of its own.
+
+    Example: stream-ann weights assemble small/small.json large/large.json --out both
+    """
+    from pipelines.assemble import assemble
+
+    card, path = assemble(members, out=out, name=name)
+    say(f"{len(card.steps)} exits; `stream-ann evaluate {path} DATA --into-card` finds their thresholds")
+    say_data(str(path))
 
 
 @weights_app.command("tie")

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from stream_ann.machine import machine, versions
 from stream_ann.text import clean, plain_json, safe_cell
 from stream_ann.training.calibrate import Calibration
 from stream_ann.training.early_exit import NEVER
@@ -49,6 +50,8 @@ class Evaluation:
             "data": self.data,
             "split": self.split,
             "device": self.device,
+            "machine": machine(),
+            "versions": versions(),
             **self.curve.as_dict(),
             "calibration": None if self.calibration is None else self.calibration.as_dict(),
             "warnings": list(self.warnings),

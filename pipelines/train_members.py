@@ -13,12 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from pipelines.architectures import PHOTOGRAPH_RESOLUTION_PX, resolution_named
+from pipelines.assemble import save_assembled
 from pipelines.train import TrainResult, checked_name, given_command, train, validated
 from stream_ann import weights as weights_room
 from stream_ann.card import Card
 from stream_ann.errors import UsageError
 from stream_ann.nets import build
-from stream_ann.training.assemble import assemble
 from stream_ann.training.data import Data, open_data
 from stream_ann.training.distributed import device_for
 from stream_ann.training.evaluate import AnytimeCurve
@@ -84,7 +84,9 @@ def train_members(
     if not archs:
         raise UsageError("an EANN of no members", "name at least one architecture")
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("several processes cannot train members", "train each with torchrun, and assemble them")
+        raise UsageError(
+            "several processes cannot train members", "train each with torchrun, then run `stream-ann weights assemble`"
+        )
     folder = Path(out)
     name = checked_name(name, folder)
     if not isinstance(data, Data):
@@ -113,24 +115,13 @@ def train_members(
         for name, result in zip(archs, results, strict=True)
         if result.path is not None
     }
-    first = next(iter(loaded.values()))
     target = folder / name
-    weights_room.save(
-        assemble({name: one.net for name, one in loaded.items()}),
+    save_assembled(
+        loaded,
         target,
         title=f"EANN of {len(loaded)} members trained on {data.name}",
         description=f"Members {', '.join(loaded)}, trained one by one on '{data.name}' and assembled.",
-        classes=data.classes,
-        preprocessing=first.card.preprocessing,
-        training={
-            "kind": "trained",
-            "command": given_command(),
-            "data": data.name,
-            "seed": seed,
-            "val_fraction": val_fraction,
-            "members": {name: dict(one.card.training) for name, one in loaded.items()},
-        },
-        licence=first.card.licence,
+        facts={"command": given_command(), "data": data.name, "seed": seed, "val_fraction": val_fraction},
     )
     card, curve = validated(
         target,

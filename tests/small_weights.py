@@ -15,11 +15,11 @@ from stream_ann.weights import load, save
 __all__ = ["save_small_distilled", "save_small_eann", "save_small_weights"]
 
 
-def save_small_weights(folder: Path) -> Path:
-    """Write an untrained network of three cheap exits; gives the path of its card."""
+def save_small_weights(folder: Path, name: str = "small", units: int = 1) -> Path:
+    """Write an untrained network of three cheap exits for each of its units; gives the path of its card."""
     torch.manual_seed(0)
-    net = build({"name": "resann", "classes": 5, "n": 1, "c": 8, "s": 1, "resolution_px": 32})
-    path = folder / "small"
+    net = build({"name": "resann", "classes": 5, "n": units, "c": 8, "s": 1, "resolution_px": 32})
+    path = folder / name
     save(
         net,
         path,

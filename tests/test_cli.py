@@ -425,6 +425,14 @@ class TestTraining:
         assert card["arch"]["members"] == [["resann-16", 16], ["resann-32", 32]]
         assert run("weights", "verify", out)[0] == 0
 
+    def test_networks_trained_apart_are_assembled(self, tmp_path):
+        pair = [save_small_weights(tmp_path, "first"), save_small_weights(tmp_path, "second", units=2)]
+        code, stdout, err = run("weights", "assemble", *pair, "--out", tmp_path / "both")
+        assert code == 0, err
+        assert Path(stdout.strip()) == tmp_path / "both" / "both.json"
+        assert "9 exits" in err
+        assert run("weights", "verify", stdout.strip())[0] == 0
+
     @pytest.mark.parametrize(
         ("args", "says"),
         [

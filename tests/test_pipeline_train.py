@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from pipelines.architectures import arch_named, resolution_named, short_names
-from pipelines.train import train
+from pipelines.train import given_command, train
 from pipelines.train_members import train_members
 from stream_ann import weights as weights_room
 from stream_ann.errors import OutputError, TrainingError, UnknownWeightsError, UsageError
@@ -225,6 +225,18 @@ class TestTrain:
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputError, match="cannot be made"):
             train(folder, out=tmp_path / "file" / "out", arch=TINY, **FAST)
+
+
+class TestGivenCommand:
+    @pytest.mark.parametrize("program", ["/usr/bin/stream-ann", "cli.py", "/somewhere/cli.py"])
+    def test_what_was_typed_without_this_machines_folders(self, program, monkeypatch):
+        monkeypatch.setattr(sys, "argv", [program, "train", "/home/me/a set", "--out", "there"])
+        assert given_command() == "stream-ann train 'a set' --out there"
+
+    def test_another_program(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest", "train"])
+        assert given_command() == "pipelines.train"
+        assert given_command("pipelines.tie") == "pipelines.tie"
 
 
 class TestMembers:

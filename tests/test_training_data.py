@@ -495,7 +495,11 @@ def test_few_workers_where_shared_memory_is_short(monkeypatch, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_on_the_gpu_are_those_of_the_cpu(opened):
     gpu = torch.device("cuda", 0)
-    for one, other in zip(train(opened.train), train(opened.train, device=gpu), strict=True):
+    work = torch.randn(4096, 4096, device=gpu)
+    for _ in range(50):  # the batches are queued behind it, and none is looked at before the last is
+        work = torch.tanh(work @ work)
+    queued = list(train(opened.train, device=gpu))
+    for one, other in zip(train(opened.train), queued, strict=True):
         assert other.images.device == gpu
         assert torch.equal(one.labels, other.labels.cpu())
         assert (one.images.int() - other.images.cpu().int()).abs().max() <= 2

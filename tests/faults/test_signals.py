@@ -31,7 +31,7 @@ from tests.faults.tools import (
 )
 from tests.labelling import Job
 from tests.sink_tools import ROOT
-from tests.small_weights import save_small_distilled, save_small_eann
+from tests.small_weights import save_small_distilled, save_small_eann, save_small_weights
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SLOW_STEP = """
@@ -288,6 +288,7 @@ STARTING: dict[str, list[str]] = {
     "weights show": ["weights", "show"],
     "weights verify": ["weights", "verify"],
     "weights convert": ["weights", "convert", "--out", "converted"],
+    "weights assemble": ["weights", "assemble", "first.json", "second.json", "--out", "both"],
     "weights blend": ["weights", "blend", "small.json", "sharper.json", "--share", "0.5", "--out", "blended"],
     "weights tie": ["weights", "tie", "sharper.json", "lite0@128", "--to", "lite0@96", "--out", "tied"],
     "help": ["--help"],
@@ -303,6 +304,9 @@ def test_while_it_starts(command: str, tmp_path):
     two_classes(tmp_path / "flowers")
     if "sharper.json" in STARTING[command]:
         save_small_distilled(tmp_path / "sharper", save_small_eann(tmp_path / "small", (96, 128)))
+    if command == "weights assemble":
+        save_small_weights(tmp_path, "first")
+        save_small_weights(tmp_path, "second", units=2)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with Tried(f"Ctrl-C or SIGTERM while `{command}` starts", "gone in 2 s, exit 130, no traceback") as tried:
         for _ in range(4):
