@@ -17,7 +17,7 @@ from stream_ann.nets import AnytimeNet, arch_of, build
 from stream_ann.preprocess import Preprocessing
 from stream_ann.weights.card_json import card_to_json
 from stream_ann.weights.finding import SUFFIXES
-from stream_ann.weights.tensor_file import distinct_tensors, to_bytes
+from stream_ann.weights.tensor_file import Bits, distinct_tensors, to_bytes
 from stream_ann.whole_files import sync_folder
 
 __all__ = ["save", "write_card"]
@@ -37,6 +37,7 @@ def save(
     accuracies: Sequence[float | None] | None = None,
     validation: Validation | None = None,
     readout_weights: Sequence[float] | None = None,
+    bits: Bits = 16,
 ) -> Card:
     """Write a net's weights and their card.
 
@@ -57,6 +58,7 @@ def save(
         accuracies: Validated accuracy of each exit, 0 to 1.
         validation: How these were measured.
         readout_weights: Weight of each exit in the readout ``average``.
+        bits: Of each convolution and matrix weight: 16, or 8 for a file of half the size.
 
     Returns:
         The card that was written.
@@ -76,7 +78,7 @@ def save(
         raise UsageError(f"{len(known)} accuracies for a net of {len(plan)} exits", "give one for each exit")
 
     arch = arch_of(net)
-    data = to_bytes(net)
+    data = to_bytes(net, bits=bits)
     file = WeightsFile(target.name + ".safetensors", hashlib.sha256(data).hexdigest(), len(data))
     card = Card(
         name=target.name,

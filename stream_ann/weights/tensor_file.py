@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import safetensors.torch
 import torch
@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from stream_ann.errors import CardError, CorruptWeightsError, UsageError
 from stream_ann.nets import AnytimeNet
 
-__all__ = ["StoredTensor", "compare", "distinct_tensors", "fill", "read_header", "to_bytes"]
+__all__ = ["Bits", "StoredTensor", "compare", "distinct_tensors", "fill", "read_header", "to_bytes"]
+
+Bits = Literal[16, 8]
+"""Bits of a stored convolution or matrix weight."""
 
 MAX_HEADER_BYTES = 4 << 20
 """Room for some 40,000 tensors."""
@@ -33,6 +36,8 @@ REMEDY = "fetch the file again, or restore it from where it came"
 
 _ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "F16": 2, "BF16": 2, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 _FLOATS = ("F16", "BF16", "F32")
+_SCALE = ":scale"
+"""Behind the name of a tensor of 8 bits: what its values are multiplied by, one number for each output channel."""
 _DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -75,13 +80,15 @@ def distinct_tensors(net: AnytimeNet) -> dict[str, Tensor]:
     return dict(distinct.values())
 
 
-def to_bytes(net: AnytimeNet) -> bytes:
+def to_bytes(net: AnytimeNet, *, bits: Bits = 16) -> bytes:
     """The content of a safetensors file with the tensors of ``net``.
 
     Convolution and matrix weights are rounded to float16, which halves the file; networks bear that, since these
-    weights are well within its range and act in sums of many. Vectors (biases, batch norm's scales and statistics) stay
-    float32: they are a hundredth of the file, a batch norm divides by the root of its variance, and variances span more
-    orders of magnitude than float16 can hold. Integers stay as they are.
+    weights are well within its range and act in sums of many. With 8 bits they are rounded to whole numbers from -127
+    to 127 times a scale for each output channel (symmetric, per channel: Krishnamoorthi, arXiv 1806.08342, sections 2.2
+    and 2.6). Vectors (biases, batch norm's scales and statistics) stay float32: they are a hundredth of the file, a
+    batch norm divides by the root of its variance, and variances span more orders of magnitude than float16 can hold.
+    Integers stay as they are.
 
     Raises:
         UsageError: A value is not finite, or too large for float16.
@@ -90,12 +97,21 @@ def to_bytes(net: AnytimeNet) -> bytes:
     for name, tensor in distinct_tensors(net).items():
         value = tensor.detach().cpu()
         if value.is_floating_point():
-            value = value.to(torch.float16 if value.ndim >= 2 else torch.float32)
+            value = value.to(torch.float16 if value.ndim >= 2 and bits == 16 else torch.float32)
             if not value.isfinite().all():
                 what = f"tensor '{name}' holds a value that is not finite as {str(value.dtype).removeprefix('torch.')}"
                 raise UsageError(what, "these weights cannot be saved; see whether the training diverged")
+        if value.is_floating_point() and value.ndim >= 2 and bits == 8:
+            value, stored[name + _SCALE] = _to_8_bits(value)
         stored[name] = value.clone(memory_format=torch.contiguous_format)
     return safetensors.torch.save(stored, metadata={"format": "pt"})
+
+
+def _to_8_bits(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers, int8 [out, ...], and the scale of each output channel, float32 [out], for float32 [out, ...]."""
+    scale = value.abs().flatten(1).amax(1) / 127
+    unit = torch.where(scale > 0, scale, 1).view(-1, *[1] * (value.ndim - 1))
+    return (value / unit).round().to(torch.int8), scale
 
 
 def read_header(file: BinaryIO, size: int, *, origin: str) -> dict[str, StoredTensor]:
@@ -162,6 +178,7 @@ def compare(stored: Mapping[str, StoredTensor], net: AnytimeNet, *, origin: str)
         return CardError(f"the card does not fit the weights in '{origin}': {detail}", remedy)
 
     wanted = distinct_tensors(net)
+    scales: set[str] = set()
     for name, tensor in wanted.items():
         if name not in stored:
             raise misfit(f"the card's network needs a tensor '{name}', which is not there")
@@ -170,10 +187,15 @@ def compare(stored: Mapping[str, StoredTensor], net: AnytimeNet, *, origin: str)
             needs = list(tensor.shape)
             raise misfit(f"tensor '{name}' has shape {list(found.shape)}, the card's network needs {needs}")
         allowed = _FLOATS if tensor.is_floating_point() else (_NAMES[tensor.dtype],)
-        if found.dtype not in allowed:
+        if found.dtype == "I8" and tensor.is_floating_point() and tensor.ndim >= 2:
+            scale = stored.get(name + _SCALE)
+            if scale is None or scale.dtype != "F32" or scale.shape != tuple(tensor.shape[:1]):
+                raise misfit(f"tensor '{name}' of 8 bits has no scale for each of its {tensor.shape[0]} channels")
+            scales.add(name + _SCALE)
+        elif found.dtype not in allowed:
             raise misfit(f"tensor '{name}' has type {found.dtype}, the card's network needs {' or '.join(allowed)}")
     for name in stored:
-        if name not in wanted:
+        if name not in wanted and name not in scales:
             raise misfit(f"tensor {_short(name)} is not part of the card's network")
 
 
@@ -194,7 +216,7 @@ def fill(net: AnytimeNet, path: Path) -> None:
             stored = read_header(file, os.fstat(file.fileno()).st_size, origin=str(path))
             for name, old in net.state_dict(keep_vars=True).items():
                 if id(old) not in made:
-                    value = _read(file, stored.get(names[id(old)]), old, f"tensor '{name}' in '{path}'")
+                    value = _read(file, stored, names[id(old)], old, f"tensor '{name}' in '{path}'")
                     # One Parameter object for all names of a shared tensor: training must go on seeing one.
                     is_parameter = isinstance(old, nn.Parameter)
                     made[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
@@ -204,9 +226,9 @@ def fill(net: AnytimeNet, path: Path) -> None:
     net.load_state_dict(values, assign=True)
 
 
-def _read(file: BinaryIO, entry: StoredTensor | None, wanted: Tensor, what: str) -> Tensor:
-    """The tensor of an entry, of the type that is wanted."""
-    data = b""
+def _read(file: BinaryIO, stored: Mapping[str, StoredTensor], name: str, wanted: Tensor, what: str) -> Tensor:
+    """The tensor of a name, of the type that is wanted."""
+    data, entry = b"", stored.get(name)
     if entry is not None and entry.shape == tuple(wanted.shape):
         file.seek(entry.begin)
         data = file.read(wanted.numel() * _ITEM_BYTES[entry.dtype])
@@ -215,6 +237,9 @@ def _read(file: BinaryIO, entry: StoredTensor | None, wanted: Tensor, what: str)
     if not data:
         return torch.empty(wanted.shape, dtype=wanted.dtype)
     value = torch.frombuffer(bytearray(data), dtype=_DTYPES[entry.dtype]).reshape(wanted.shape).to(wanted.dtype)
+    if entry.dtype == "I8":
+        scale = _read(file, stored, name + _SCALE, wanted.new_empty(wanted.shape[:1]), what)
+        value *= scale.view(-1, *[1] * (wanted.ndim - 1))
     if value.is_floating_point() and not value.isfinite().all():
         raise CorruptWeightsError(f"{what} holds a value that is not finite", REMEDY)
     return value

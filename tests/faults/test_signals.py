@@ -290,6 +290,7 @@ STARTING: dict[str, list[str]] = {
     "weights convert": ["weights", "convert", "--out", "converted"],
     "weights assemble": ["weights", "assemble", "first.json", "second.json", "--out", "both"],
     "weights blend": ["weights", "blend", "small.json", "sharper.json", "--share", "0.5", "--out", "blended"],
+    "weights quantize": ["weights", "quantize", "first.json", "--out", "rounded"],
     "weights tie": ["weights", "tie", "sharper.json", "lite0@128", "--to", "lite0@96", "--out", "tied"],
     "help": ["--help"],
 }
@@ -304,7 +305,7 @@ def test_while_it_starts(command: str, tmp_path):
     two_classes(tmp_path / "flowers")
     if "sharper.json" in STARTING[command]:
         save_small_distilled(tmp_path / "sharper", save_small_eann(tmp_path / "small", (96, 128)))
-    if command == "weights assemble":
+    if "first.json" in STARTING[command]:
         save_small_weights(tmp_path, "first")
         save_small_weights(tmp_path, "second", units=2)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
