@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import resource
 
 import pytest
@@ -10,6 +12,7 @@ from stream_ann.errors import OutputError, TrainingError
 from stream_ann.training.checkpoint import (
     Checkpoint,
     difference,
+    keep_checkpoint,
     optimizer_tensors,
     read_checkpoint,
     restore_net,
@@ -49,6 +52,24 @@ class TestFiles:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert len(read_checkpoint(path).tensors["net.a"]) == 10
         assert [p.name for p in tmp_path.iterdir()] == ["last.safetensors"]
+
+    @pytest.mark.parametrize("links", [True, False])
+    def test_what_is_kept_stays_when_a_newer_one_is_written(self, tmp_path, monkeypatch, links):
+        last, best = tmp_path / "last.safetensors", tmp_path / "best.safetensors"
+        if not links:
+
+            def unsupported(*_: object) -> None:
+                raise OSError(errno.EPERM, "no links here")
+
+            monkeypatch.setattr(os, "link", unsupported)
+        for size in (10, 20):
+            write_checkpoint(some(size), last)
+            keep_checkpoint(last, best)
+            assert os.path.samefile(last, best) == links
+        write_checkpoint(some(30), last)
+        assert len(read_checkpoint(best).tensors["net.a"]) == 20
+        assert len(read_checkpoint(last).tensors["net.a"]) == 30
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors"]
 
     def test_a_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")

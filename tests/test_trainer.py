@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -476,7 +477,14 @@ class TestCheckpoints:
     def test_resuming_nothing_begins_a_run(self, data, tmp_path):
         assert len(trainer(data, tmp_path, epochs=1).run(resume=True).records) == 1
 
-    def test_the_best_epoch_is_kept(self, data, tmp_path):
+    @pytest.mark.parametrize("links", [True, False])
+    def test_the_best_epoch_is_kept(self, data, tmp_path, monkeypatch, links):
+        def unsupported(*_: object) -> None:
+            raise OSError(errno.EPERM, "no links here")
+
+        if not links:
+            monkeypatch.setattr(os, "link", unsupported)
+
         history = trainer(data, tmp_path, epochs=4).run()
         assert history.best is not None
         assert read_checkpoint(tmp_path / "best.safetensors").about["at"]["epoch"] == history.best.epoch + 1

@@ -22,6 +22,7 @@ from stream_ann.training.checkpoint import (
     LAST,
     Checkpoint,
     difference,
+    keep_checkpoint,
     optimizer_tensors,
     read_checkpoint,
     restore_net,
@@ -264,7 +265,7 @@ class Run:
         self.at = _Position(epoch + 1, 0, self.at.iteration)
         self._save(LAST)
         if self._history(interrupted=False).best is record:
-            self._save(BEST)
+            self._keep_best()
         return record
 
     # Looking at losses
@@ -367,6 +368,12 @@ class Run:
             named = {f"{part}.{key}": t for part, values in parts.items() for key, t in values.items()}
             write_checkpoint(Checkpoint(named, about), folder / name)
         self.saved_s = time.monotonic()
+
+    def _keep_best(self) -> None:
+        """What was just saved is the best so far."""
+        folder = self.trainer.folder
+        if folder is not None and self.group.leads:
+            keep_checkpoint(folder / LAST, folder / BEST)
 
     def _restore(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
