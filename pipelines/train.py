@@ -23,6 +23,7 @@ from pipelines.train_view import TrainView, duration
 from stream_ann import weights as weights_room
 from stream_ann.card import Card, Validation
 from stream_ann.errors import MissingExtraError, OutputError, UsageError, nearest
+from stream_ann.machine import machine
 from stream_ann.nets import arch_of
 from stream_ann.training.augment import Augment, default_augment
 from stream_ann.training.checkpoint import LAST
@@ -230,6 +231,7 @@ def _save(
             "options": {key: value for key, value in options.decisive().items() if key != "seed"},
             "augment": dataclasses.asdict(trainer.augment),
             "torch": torch.__version__,
+            "device": _told(device_for(options.device)),
         },
         licence=licence or (base.licence if base is not None else "NOASSERTION"),
         sources=base.sources if base is not None else (),
@@ -283,6 +285,14 @@ def validated(
     card = dataclasses.replace(card, steps=steps, validation=validation)
     weights_room.write_card(card, loaded.path)
     return card, curve
+
+
+def _told(device: torch.device) -> str:
+    """What it was computed on: the GPU, or the processor and how many threads of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads() * int(os.environ.get("WORLD_SIZE", "1"))
+    return f"{machine()['processor']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _plots(folder: Path, name: str, data: Data, history: History, curve: AnytimeCurve, notes: Notes) -> None:

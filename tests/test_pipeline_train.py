@@ -17,6 +17,7 @@ from pipelines.train import given_command, train
 from pipelines.train_members import train_members
 from stream_ann import weights as weights_room
 from stream_ann.errors import OutputError, TrainingError, UnknownWeightsError, UsageError
+from stream_ann.machine import machine
 from stream_ann.nets import build
 from stream_ann.preprocess import Preprocessing
 from stream_ann.training.made import synthetic
@@ -92,6 +93,7 @@ class TestTrain:
         assert loaded.card.validation.command.endswith("--val-fraction 0.25")
         assert loaded.card.training["kind"] == "trained"
         assert loaded.card.training["options"]["weighting"] == "sieve"
+        assert loaded.card.training["device"] == f"{machine()['processor']}, 1 thread"
         assert str(tmp_path) not in out.joinpath("colours.json").read_text()
         history = json.loads((out / "history.json").read_text())
         assert len(history["epochs"]) == 4
