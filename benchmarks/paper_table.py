@@ -7,7 +7,7 @@ leaves a JSON of its own; what is there already is not run again, and a run that
 
     python -m benchmarks.paper_table --preset smoke --out OUT                   a minute, made-up data
     python -m benchmarks.paper_table --preset cpu --data FOLDER --out OUT       an hour or two on two cores
-    python -m benchmarks.paper_table --preset tiny-cpu --data FOLDER --out OUT  64 px, 80 minutes on one core
+    python -m benchmarks.paper_table --preset tiny-cpu --data FOLDER --out OUT  64 px, 3 hours on one core
     python -m benchmarks.paper_table --preset gpu --data FOLDER --out OUT
 """
 
@@ -85,7 +85,7 @@ PRESETS = {
         resann={"n": [1, 2, 3], "c": 48, "s": 1, "resolution_px": 64, "stem": "3x3/4", "head": "strided"},
         msdnet={"exits": 6, "base": 3, "step": 2, "c": 32, "growth": 16, "resolution_px": 64, "stem": "3x3/4"},
         epochs=10,
-        seeds=1,
+        seeds=2,
         options={"batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "warmup": 0.05, "label_smoothing": 0.1},
         methods=("adaloss", "boosted+equilibrium"),
     ),
