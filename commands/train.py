@@ -31,6 +31,9 @@ def train(
         bool, typer.Option("--alternate", help="Give one exit, drawn in each iteration, extra weight.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Instead of epochs: as many as fit into this time, all included.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images in each iteration.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
@@ -110,6 +113,8 @@ def train(
             raise UsageError(
                 "members of an EANN are trained from scratch and unboosted", "leave out --init and --boost"
             )
+        if minutes is not None:
+            raise UsageError("members of an EANN are trained for a number of epochs each", "give --epochs")
         from pipelines.train_members import train_members
 
         members = [part.strip() for part in arch.split(",")]
@@ -120,7 +125,7 @@ def train(
     else:
         from pipelines.train import train as run
 
-        result = run(data, arch=arch, init=init, boost=boost, **shared)
+        result = run(data, arch=arch, init=init, boost=boost, minutes=minutes, **shared)
         interrupted, path = result.history.interrupted, result.path
     if interrupted:
         raise typer.Exit(130)

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,18 @@ import torch
 from rich.console import Console
 
 from pipelines.signals import stop_on_signals
-from pipelines.train_start import Notes, Start, data_for, leads, options_for, start_from, teacher_for
+from pipelines.train_start import (
+    Notes,
+    Start,
+    begun_epochs,
+    check_minutes,
+    data_for,
+    fitted,
+    leads,
+    options_for,
+    start_from,
+    teacher_for,
+)
 from pipelines.train_view import TrainView, duration
 from stream_ann import weights as weights_room
 from stream_ann.card import Card, Validation
@@ -75,6 +87,7 @@ def train(
     val_fraction: float = 0.1,
     limit_per_class: int | None = None,
     download: bool = True,
+    minutes: float | None = None,
     seed: int = 0,
     device: str = "auto",
     plots: bool = True,
@@ -105,6 +118,9 @@ def train(
         val_fraction: Share that is held out where the data has no part of its own to validate on.
         limit_per_class: At most so many images or clips of each class.
         download: Whether a data set with a name may be downloaded.
+        minutes: Train for as many epochs as fit into this time, reading and writing included, instead of a number of
+            them: a rehearsal finds out how long one takes. The run is the same as with that number. A run that is
+            resumed keeps its number.
         seed: What every random choice follows from.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         plots: Whether to draw the plots, which needs matplotlib; without it they are left out, with a note.
@@ -134,7 +150,9 @@ def train(
         raise UsageError("both an architecture and weights to start from are given", "give one of them")
     if boost and init is not None:
         raise UsageError("boosting weights that were not trained so", "train from scratch, with --arch")
-    where = device_for(device)
+    if minutes is not None:
+        check_minutes(minutes, options.get("epochs"))
+    where, begun_s = device_for(device), time.monotonic()
 
     with TrainView(console if leads() else None) as view:
         notes = Notes(view)
@@ -145,11 +163,13 @@ def train(
         )
         notes.skipped(opened)
         start = start_from(opened, arch, init, boost, seed, notes)
-        chosen = options_for(options, start, opened, where, seed, device, notes)
         checkpoints = folder / CHECKPOINTS
         begun = (checkpoints / LAST).exists()
         if begun and not resume:
             raise UsageError(f"there is a training run in '{folder}' already", "resume it, or give another folder")
+        chosen = options_for(options, start, opened, where, seed, device, notes, timed=minutes is not None)
+        varied = augment or default_augment(opened.resolution_px, resolution_of(start.net))
+        taught = None if teacher is None else teacher_for(teacher, opened)
         make_folder(checkpoints)
         if start.fresh and not begun and leads():
             fit_classifiers(
@@ -163,6 +183,11 @@ def train(
                 seed=seed,
                 on_progress=view.stage("fitting the new heads"),
             )
+        if minutes is not None and begun:
+            chosen = dataclasses.replace(chosen, epochs=begun_epochs(checkpoints / LAST))
+        elif minutes is not None:
+            left_s = 60 * minutes - (time.monotonic() - begun_s)
+            chosen = fitted(chosen, left_s, start, opened, varied, taught, notes)
         epochs, exit_names = chosen.epochs, start.net.plan().exit_names
         trainer = Trainer(
             start.net,
@@ -170,8 +195,8 @@ def train(
             start.preprocessing,
             chosen,
             folder=checkpoints,
-            augment=augment or default_augment(opened.resolution_px, resolution_of(start.net)),
-            teacher=None if teacher is None else teacher_for(teacher, opened),
+            augment=varied,
+            teacher=taught,
             full_rate=start.fresh,
             on_epoch=lambda record: view.epoch(record, epochs, exit_names),
             on_progress=view.progress,

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipelines.architectures import PHOTOGRAPH_RESOLUTION_PX, arch_named, resolution_named
-from pipelines.train_view import TrainView
+from pipelines.train_view import TrainView, duration
 from stream_ann import weights as weights_room
 from stream_ann.card import Card
-from stream_ann.errors import UsageError
+from stream_ann.errors import TrainingError, UsageError
 from stream_ann.nets import AnytimeNet, build
 from stream_ann.preprocess import Preprocessing
+from stream_ann.training.augment import Augment
+from stream_ann.training.checkpoint import read_checkpoint
 from stream_ann.training.data import Data, open_data
 from stream_ann.training.options import TrainOptions
+from stream_ann.training.pace import rehearse
 from stream_ann.training.recipes import fitting_batch_size, recipe
 from stream_ann.training.stepper import resolution_of
 from stream_ann.training.transfer import arch_for_classes, for_classes
 
-__all__ = ["DEFAULT_INIT", "Notes", "Start", "data_for", "leads", "options_for", "start_from", "teacher_for"]
+__all__ = [
+    "DEFAULT_INIT",
+    "Notes",
+    "Start",
+    "begun_epochs",
+    "check_minutes",
+    "data_for",
+    "fitted",
+    "leads",
+    "options_for",
+    "start_from",
+    "teacher_for",
+]
 
 DEFAULT_INIT = "imagenet"
 """Weights that photographs are fine-tuned from, if nothing else is asked for."""
@@ -144,7 +162,10 @@ def options_for(
     seed: int,
     device: str,
     notes: Notes,
+    *,
+    timed: bool = False,
 ) -> TrainOptions:
+    """The options of a run, those that were not given by the recipe; ``timed``: how many epochs is not known yet."""
     images = len(data.train)
     wanted = {key: value for key, value in given.items() if value is not None}
     if "batch_size" in wanted:
@@ -164,7 +185,7 @@ def options_for(
     if start.base is not None and not start.fresh:
         chosen |= {"lr": 1e-4, "trunk_lr_factor": 1.0}
     options = TrainOptions(**{**chosen, **wanted}, seed=seed, device=device)
-    shown = ("epochs", "batch_size", "optimizer", "lr", "weighting")
+    shown = (*(() if timed else ("epochs",)), "batch_size", "optimizer", "lr", "weighting")
     notes.add(
         f"{images} images to train on, {len(data.val)} to validate on, on {where}; "
         + ", ".join(f"{key.replace('_', ' ')} {getattr(options, key)}" for key in shown)
@@ -177,3 +198,51 @@ def teacher_for(teacher: str | os.PathLike[str], data: Data) -> AnytimeNet:
     if loaded.card.classes != data.classes:
         raise UsageError(f"the teacher '{loaded.card.name}' was trained for other classes", "take another teacher")
     return loaded.net
+
+
+def check_minutes(minutes: float, epochs: int | None) -> None:
+    """Raise UsageError unless a run can be as long as that."""
+    if not 0 < minutes < math.inf:
+        raise UsageError(f"minutes is {minutes:g}", "it must be over 0")
+    if epochs is not None:
+        raise UsageError("both a time and a number of epochs are given", "give one of them")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("several processes cannot find out how many epochs fit into a time", "give --epochs")
+
+
+def begun_epochs(checkpoint: Path) -> int:
+    """How many epochs a run that was begun is to have. Raises TrainingError if its checkpoint does not say."""
+    try:
+        return int(read_checkpoint(checkpoint).about["options"]["epochs"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"checkpoint '{checkpoint}' cannot be read: {error}", "train anew") from error
+
+
+def fitted(
+    options: TrainOptions,
+    seconds: float,
+    start: Start,
+    data: Data,
+    augment: Augment,
+    teacher: AnytimeNet | None,
+    notes: Notes,
+) -> TrainOptions:
+    """The same options with as many epochs as fit into a time, the rehearsal that finds that out included."""
+    begun_s = time.monotonic()
+    pace = rehearse(
+        start.net,
+        data,
+        start.preprocessing,
+        options,
+        augment=augment,
+        teacher=teacher,
+        full_rate=start.fresh,
+        limit_s=seconds / 20,
+    )
+    left_s = seconds - (time.monotonic() - begun_s)
+    epochs = pace.epochs_within(left_s)
+    needed_s = epochs * (pace.train_s + pace.validation_s) + pace.validation_s
+    each_s = pace.train_s + pace.validation_s
+    note = f"epochs {epochs}, {f'{each_s:.1f} s' if each_s < 10 else duration(each_s)} each"
+    notes.add(note if needed_s <= left_s else f"{note}: more than the time that is left")
+    return dataclasses.replace(options, epochs=epochs)

@@ -440,6 +440,8 @@ class TestTraining:
             (("--weighting", "sive"), "did you mean 'sieve'"),
             (("--init", "imagnet"), "did you mean 'imagenet'"),
             (("--lr", "-1"), "lr is -1"),
+            (("--minutes", "1"), "both a time and a number of epochs are given"),
+            (("--arch", "resann@16,resann@32", "--minutes", "1"), "trained for a number of epochs each"),
             (("--arch", "resann", "--init", "imagenet"), "give one of them"),
         ],
     )
