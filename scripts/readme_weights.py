@@ -56,7 +56,11 @@ def _trained(name: str) -> str:
     """How large the file is, and how much training is in it."""
     card = read_card(name)
     epochs = card.training["options"]["epochs"]
-    return f"{card.file.bytes / 1e6:.1f} MB, trained from scratch for {epochs} epochs on {card.training['device']}"
+    rounded = card.training.get("rounded")
+    bits = f" at {rounded['bits']} bits a weight" if isinstance(rounded, dict) else ""
+    return (
+        f"{card.file.bytes / 1e6:.1f} MB{bits}, trained from scratch for {epochs} epochs on {card.training['device']}"
+    )
 
 
 def _whole_mmacs(found: dict[str, Any]) -> str:

@@ -738,7 +738,7 @@ class TestImagenet:
 @pytest.mark.parametrize(
     ("name", "most_bytes", "data", "photographed", "said"),
     [
-        ("tiny-imagenet", 8e6, "Tiny-ImageNet", "coffee", "espresso"),
+        ("tiny-imagenet", 4e6, "Tiny-ImageNet", "coffee", "espresso"),
         ("cifar10-jpeg", 1e6, "CIFAR-10, JPEG re-encoded", "chelsea", "cat"),
     ],
 )
