@@ -336,10 +336,10 @@ def _history_dict(history: History, options: TrainOptions) -> dict[str, Any]:
 
 
 def given_command(otherwise: str = "pipelines.train") -> str:
-    """The command that was given, with folders of this machine left out; ``otherwise`` if it was no command."""
+    """The command that was given, or ``otherwise`` if it was none: without ``--resume`` and folders of this machine."""
     program = Path(sys.argv[0]).name
     program = "stream-ann" if program == "cli.py" else program
-    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:] if word != "--resume"]
     return shlex.join([program, *words]) if program == "stream-ann" else otherwise
 
 

@@ -232,7 +232,7 @@ class TestTrain:
 class TestGivenCommand:
     @pytest.mark.parametrize("program", ["/usr/bin/stream-ann", "cli.py", "/somewhere/cli.py"])
     def test_what_was_typed_without_this_machines_folders(self, program, monkeypatch):
-        monkeypatch.setattr(sys, "argv", [program, "train", "/home/me/a set", "--out", "there"])
+        monkeypatch.setattr(sys, "argv", [program, "train", "/home/me/a set", "--resume", "--out", "there"])
         assert given_command() == "stream-ann train 'a set' --out there"
 
     def test_another_program(self, monkeypatch):
