@@ -56,10 +56,11 @@ def assemble(
             raise UsageError(f"two members are called '{one.card.name}'", "train one of them under another --name")
         loaded[one.card.name] = one
     _check_alike(loaded)
-    shared = {
-        key: found.pop()
+    first, *others = (one.card.training for one in loaded.values())
+    shared = {  # evaluate takes from there which images were held out
+        key: first[key]
         for key in ("data", "seed", "val_fraction")
-        if len(found := {one.card.training.get(key) for one in loaded.values()}) == 1
+        if key in first and all(other.get(key) == first[key] for other in others)
     }
     card = save_assembled(
         loaded,

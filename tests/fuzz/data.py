@@ -26,6 +26,7 @@ from stream_ann.manifest import Manifest
 from stream_ann.streaming import read_trace
 from stream_ann.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from stream_ann.weights.card_json import card_from_json, card_to_json
+from stream_ann.weights.tensor_file import to_bytes
 from tests.fuzz import corpus
 from tests.fuzz.damage import any_text, damaged_bytes, damaged_json, damaged_lines
 from tests.fuzz.target import Target
@@ -68,15 +69,16 @@ def _card(data: bytes, folder: Path) -> None:
 
 
 def _stored(folder: Path) -> st.SearchStrategy[bytes]:
-    """Tensors whose header, or whose bytes, are damaged."""
+    """Tensors of 16 or 8 bits whose header, or whose bytes, are damaged."""
     _originals["card"], whole = small_weights(folder)
-    size = struct.unpack("<Q", whole[:8])[0]
-    header, rest = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    rounded = to_bytes(weights.load(folder / "small.json").net, bits=8)
 
-    def with_header(text: bytes) -> bytes:
-        return struct.pack("<Q", len(text)) + text + rest
+    def with_other_header(whole: bytes) -> st.SearchStrategy[bytes]:
+        size = struct.unpack("<Q", whole[:8])[0]
+        header, rest = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+        return damaged_json([header]).map(lambda text: struct.pack("<Q", len(text)) + text + rest)
 
-    return st.one_of(damaged_bytes([whole]), damaged_json([header]).map(with_header))
+    return st.one_of(damaged_bytes([whole, rounded]), *map(with_other_header, (whole, rounded)))
 
 
 def _weights(data: bytes, folder: Path) -> None:
