@@ -468,6 +468,15 @@ class TestCompare:
         assert result.stdout.count("+0.0") == len({(e.fps, e.contender) for e in simulated.entries})
         assert "seed" in result.stdout
 
+    def test_errors_beyond_all_measure_are_shown_too(self, simulated, tmp_path):
+        report = json.loads(simulated.to_json())
+        report["runs"][0]["accuracy"]["error"] = 1e308
+        for name in "ab":
+            (tmp_path / f"{name}.json").write_text(json.dumps(report))
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(compare(tmp_path / "a.json", tmp_path / "b.json"))
+        assert "+0.0 ± inf" in console.export_text()
+
     def test_says_that_a_file_is_no_report(self, simulated, tmp_path):
         (tmp_path / "a.json").write_text(simulated.to_json())
         (tmp_path / "b.json").write_text('{"runs": [{"fps": 1}]}')

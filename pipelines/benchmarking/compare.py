@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _row(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     points = 100 * (theirs["value"] - ours["value"])
     text = f"{points:+.1f}"
     if ours["error"] is not None and theirs["error"] is not None:
-        error = 100 * (ours["error"] ** 2 + theirs["error"] ** 2) ** 0.5
+        error = 100 * math.hypot(ours["error"], theirs["error"])
         text += f" ± {error:.1f}"
         if abs(points) > 2 * error:
             text = f"[{'green' if points > 0 else 'red'}]{text}[/]"
