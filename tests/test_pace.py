@@ -15,18 +15,11 @@ from stream_ann.training.augment import Augment
 from stream_ann.training.made import synthetic
 from stream_ann.training.options import TrainOptions
 from stream_ann.training.pace import Pace, rehearse
+from tests.net_checks import one_thread as one_thread  # a fixture
 
 PREPROCESSING = Preprocessing((0.5,) * 3, (0.5,) * 3)
 ARCH = {"name": "resann", "classes": 3, "n": 1, "c": 4, "s": 1, "resolution_px": 16}
 FAST = {"arch": ARCH, "device": "cpu", "batch_size": 16, "plots": False, "weighting": "const"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
