@@ -75,7 +75,7 @@ class Evaluation:
 
     def __rich__(self) -> Group:
         heading = f"[bold]{escape(self.weights)} on {escape(clean(self.data))}, {self.curve.images:,} images[/bold]"
-        parts: list[Any] = [heading, _curve_table(self)]
+        parts: list[Any] = [heading, _curve_table(self), "", _cost_table(self)]
         if self.calibration is not None:
             fitted, chosen, reported = self.calibration.images
             early = self.calibration.early_exit
@@ -98,21 +98,30 @@ class Evaluation:
 def _curve_table(result: Evaluation) -> Table:
     curve = result.curve
     table = Table(box=None, pad_edge=False)
-    timed = curve.figures[0].ms is not None
     five = curve.classes > 5
     table.add_column("readout", no_wrap=True)
     table.add_column("exit", no_wrap=True)
-    headings = ["top-1 %", *(["top-5 %"] if five else []), "ECE %", "NLL", "MMACs", "MMACs alone"]
-    headings += [f"ms ({result.device})", "ms alone"] if timed else []
-    for heading in headings:
+    for heading in ("top-1 %", *(["top-5 %"] if five else []), "ECE %", "NLL"):
         table.add_column(heading, justify="right", no_wrap=True)
     for readout in curve.readouts:
         for i, f in enumerate(curve.of(readout)):
             row = [readout if i == 0 else "", escape(f.name), _percent(f.top1, f.top1_error)]
             row += [f"{100 * f.top5:.2f}"] if five else []
-            row += [f"{100 * f.ece:.2f}", f"{f.nll:.4f}", _mmacs(f.macs), _mmacs(f.alone_macs)]
-            row += _times(f) if timed else []
+            row += [f"{100 * f.ece:.2f}", f"{f.nll:.4f}"]
             table.add_row(*row, end_section=i == len(curve.of(readout)) - 1)
+    return table
+
+
+def _cost_table(result: Evaluation) -> Table:
+    """What each exit costs: the same under every readout, and side by side with accuracies too wide for 80 columns."""
+    figures = result.curve.of(result.curve.readouts[0])
+    table = Table(box=None, pad_edge=False)
+    table.add_column("exit", no_wrap=True)
+    timed = figures[0].ms is not None
+    for heading in ("MMACs", "MMACs alone", *([f"ms ({result.device})", "ms alone"] if timed else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for f in figures:
+        table.add_row(escape(f.name), _mmacs(f.macs), _mmacs(f.alone_macs), *(_times(f) if timed else []))
     return table
 
 

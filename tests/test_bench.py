@@ -473,9 +473,11 @@ class TestCompare:
         report["runs"][0]["accuracy"]["error"] = 1e308
         for name in "ab":
             (tmp_path / f"{name}.json").write_text(json.dumps(report))
-        console = Console(width=200, record=True, file=io.StringIO())
+        console = Console(width=80, record=True, file=io.StringIO())
         console.print(compare(tmp_path / "a.json", tmp_path / "b.json"))
-        assert "+0.0 ± inf" in console.export_text()
+        printed = console.export_text()
+        assert "+0.0 ± inf" in printed
+        assert "…" not in printed, "nothing is cut on a terminal of 80 columns"
 
     def test_says_that_a_file_is_no_report(self, simulated, tmp_path):
         (tmp_path / "a.json").write_text(simulated.to_json())

@@ -38,20 +38,26 @@ def compare(first: Path, second: Path) -> Group:
     differing = _differing(*reports)
     if differing:
         parts.append(differing)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("fps", justify="right", no_wrap=True)
-    table.add_column("network", no_wrap=True)
-    for name in ("A %", "B %", "B - A", "first p99, A", "B", "final p99, A", "B", "exit, A", "B"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for key in common:
-        if key[2] == clock:
-            table.add_row(f"{key[0]:g}", _safe(key[1]), *_row(runs[0][key], runs[1][key]))
-    parts.append(table)
+    shown = [(f"{key[0]:g}", _safe(key[1]), runs[0][key], runs[1][key]) for key in common if key[2] == clock]
+    accuracy, answers = _table("A %", "B %", "B - A"), _table("first p99 ms, A", "B", "final, A", "B", "exit, A", "B")
+    for fps, network, a, b in shown:
+        accuracy.add_row(fps, network, *_accuracies(a, b))
+        answers.add_row(fps, network, *_answers(a, b))
+    parts += [accuracy, "", answers]  # in two, since one would be too wide for 80 columns
     parts += _only("A", runs[0], runs[1], clock) + _only("B", runs[1], runs[0], clock)
     return Group(*parts)
 
 
-def _row(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("fps", justify="right", no_wrap=True)
+    table.add_column("network", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _accuracies(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     ours, theirs = a["accuracy"], b["accuracy"]
     points = 100 * (theirs["value"] - ours["value"])
     text = f"{points:+.1f}"
@@ -60,10 +66,12 @@ def _row(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         text += f" ± {error:.1f}"
         if abs(points) > 2 * error:
             text = f"[{'green' if points > 0 else 'red'}]{text}[/]"
+    return [f"{100 * ours['value']:.1f}", f"{100 * theirs['value']:.1f}", text]
+
+
+def _answers(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """When the first and the last answer of a frame come, and how far the network gets."""
     return [
-        f"{100 * ours['value']:.1f}",
-        f"{100 * theirs['value']:.1f}",
-        text,
         *(f"{one['first']['p99_ms']:.1f}" for one in (a, b)),
         *(f"{one['final']['p99_ms']:.1f}" for one in (a, b)),
         *(f"{one['mean_exit']:.2f}" for one in (a, b)),
@@ -108,7 +116,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         for run in _runs(report).values():
-            _row(run, run)
+            _accuracies(run, run)
+            _answers(run, run)
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"there is no file '{path}'", "check the path") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
