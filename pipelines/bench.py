@@ -258,10 +258,12 @@ class _Bench:
 
     def _manner(self, policy: str, measured: Sequence[Mean]) -> Manner:
         card, plan = self._loaded.card, self._loaded.plan
-        by = [mean.value for mean in measured] if self._options.accuracies == "measured" else card.planning_accuracies
+        truly = self._options.accuracies == "measured"
+        by = [mean.value for mean in measured] if truly else card.planning_accuracies
+        alone = by if truly else card.accuracies
         chosen = self._options.readout
         name = card.default_readout if chosen is None else chosen
-        readout = readout_named(name, exits=len(plan), accuracies=by, weights=card.readout_weights)
+        readout = readout_named(name, exits=len(plan), accuracies=alone, weights=card.readout_weights)
         if policy == BACKGROUND:
             return Manner(readout=readout, background=lambda: Background(by))
         chosen_path(policy, readout=chosen)

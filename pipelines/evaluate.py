@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shlex
@@ -191,7 +192,8 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
     """Write what an evaluation has found out into the card of the weights.
 
     Each step gets the accuracy of its own answer, its temperature and its threshold (none for an exit that never ends a
-    frame), ``safe_exits`` the thresholds that the images vouch for, and ``readout_weights`` what was fitted, if it was.
+    frame), ``safe_exits`` the thresholds that the images vouch for, and ``readout_weights`` what was fitted, if it was;
+    ``planning`` gets the accuracies of the average, where that is what the card's network answers with.
     ``validation`` says on which images, and under ``early_exit`` what the thresholds were chosen for and what they
     gave. Where there were too few images for calibration, an older one is taken out: it is not of these figures. So are
     thresholds for hedged labels, which were fitted at other temperatures, and other accuracies to plan by.
@@ -252,6 +254,16 @@ def write_into_card(path: str | os.PathLike[str], card: Card, result: Evaluation
         }
     fitted = None if calibration is None else calibration.readout_weights
     mixing = fitted or card.readout_weights
+    if mixing is not None and "average" in result.curve.readouts:
+        # What a plan gains by a step is what the answer gains, which an exit that is worse alone can make better.
+        averaged = [round(figures.top1, 6) for figures in result.curve.of("average")]
+        extra["planning"] = {
+            "measure": "top-1 of the average, of a later exit never less than of one before",
+            "data": validation.data,
+            "images": validation.images,
+            "command": validation.command,
+            "exits": list(itertools.accumulate(averaged, max)),
+        }
     written = replace(card, steps=tuple(steps), readout_weights=mixing, validation=validation, extra=extra)
     weights_room.write_card(written, path)
     return written

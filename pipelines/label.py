@@ -156,9 +156,7 @@ def label(
         labels=labels,
     )
     card = loaded.card
-    readout_named(
-        settings.readout, exits=len(card.steps), accuracies=card.planning_accuracies, weights=card.readout_weights
-    )
+    readout_named(settings.readout, exits=len(card.steps), accuracies=card.accuracies, weights=card.readout_weights)
     layout: Layout | None = None
     if out is not None:
         layout = layout_of(out, videos, format=format, segments=segments, top_k=top_k, overlays=overlay)

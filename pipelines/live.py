@@ -81,7 +81,7 @@ class LiveRun(Iterator[FrameResult]):
         chosen = readout_named(
             self.card.default_readout if readout is None else readout,
             exits=len(self.plan),
-            accuracies=accuracies,
+            accuracies=self.card.accuracies,
             weights=self.card.readout_weights,
         )
         way = path_named(path, self.plan, accuracies)

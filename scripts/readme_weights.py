@@ -41,9 +41,9 @@ def small_lines() -> str:
     """What the smaller bundled weights are worth."""
     tiny, cifar = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("tiny-imagenet", "cifar10-jpeg"))
     return (
-        f"`tiny-imagenet` is an anytime ResNet of {_whole_mmacs(tiny)} MMACs for the {tiny['classes']} classes of "
-        f"Tiny-ImageNet at 64 px, {_trained('tiny-imagenet')}, far too short for the best that it could be. Top-1 of "
-        f"its exits on the {tiny['images']:,} validation images, by `stream-ann evaluate`: "
+        f"`tiny-imagenet` is an EANN of two anytime ResNets, {_whole_mmacs(tiny)} MMACs, for the {tiny['classes']} "
+        f"classes of Tiny-ImageNet at 64 px, {_trained('tiny-imagenet')}, far too short for the best that it could be. "
+        f"Top-1 of its exits on the {tiny['images']:,} validation images, by `stream-ann evaluate`: "
         f"{_top1('tiny-imagenet', tiny)} %.\n\n"
         f"`cifar10-jpeg` is one of {_whole_mmacs(cifar)} MMACs for the {cifar['classes']} classes of CIFAR-10 at "
         f"32 px, {_trained('cifar10-jpeg')}: for trying things out in seconds. Top-1 of its exits on the "
@@ -55,7 +55,8 @@ def small_lines() -> str:
 def _trained(name: str) -> str:
     """How large the file is, and how much training is in it."""
     card = read_card(name)
-    epochs = card.training["options"]["epochs"]
+    recipes = list(card.training.get("members", {"": card.training}).values())
+    epochs = " and ".join(str(recipe["options"]["epochs"]) for recipe in recipes)
     rounded = card.training.get("rounded")
     bits = f" at {rounded['bits']} bits a weight" if isinstance(rounded, dict) else ""
     return (

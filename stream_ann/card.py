@@ -136,7 +136,8 @@ class Card:
         """How good each exit is, for whoever has to choose between them: 0 to 1, None where nothing tells.
 
         What labels have shown, where the card has that under ``planning``, else :attr:`accuracies`. Those may measure
-        something else, such as agreement with the last exit, by which an exit can be better only by being more like it.
+        something else, such as agreement with the last exit, by which an exit can be better only by being more like it;
+        and they are of each exit alone, where the network may answer with an average.
         """
         planning = self.extra.get("planning")
         return self.accuracies if planning is None else tuple(planning["exits"])

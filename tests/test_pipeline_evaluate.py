@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -234,6 +235,8 @@ class TestIntoCard:
         assert card.validation.extra["early_exit"]["readout"] == "average"
         (of_them, again) = (r.curve.of("average") for r in (result, evaluate(weights_file, folder, timing=False)))
         assert of_them == again, "the figures told are those of the fitted weights"
+        gained = itertools.accumulate((round(figures.top1, 6) for figures in of_them), max)
+        assert card.planning_accuracies == tuple(gained), "plans go by the answers that run"
         console = Console(width=160, record=True, file=io.StringIO())
         console.print(result)
         assert "weight in the average" in console.export_text()

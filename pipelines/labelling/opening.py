@@ -78,7 +78,7 @@ class Opener:
         readout = readout_named(
             settings.readout,
             exits=len(self.loaded.plan),
-            accuracies=card.planning_accuracies,
+            accuracies=card.accuracies,
             weights=card.readout_weights,
         )
         return UnitWorker(

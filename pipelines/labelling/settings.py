@@ -173,7 +173,7 @@ def _of_card(card: Card, readout: str, labels: LabelOptions) -> dict[str, Any]:
         "classes of the weights": _digest(card.classes),
     }
     if readout == "best":
-        found["accuracies"] = list(card.planning_accuracies)
+        found["accuracies"] = list(card.accuracies)
     if readout == "average":
         found["readout weights"] = None if card.readout_weights is None else list(card.readout_weights)
     if labels.hedge is not None:
